@@ -1,0 +1,266 @@
+"""Every option of a run, with its unit and range, as frozen dataclasses; the one place where options are checked.
+
+Hydra composes YAML, `Config.from_mapping` converts it once at entry, and from there on the engine sees only
+these classes: unknown keys, wrong types and values out of range end here, with a message that names the
+option, what was given and what is possible. Options of a model, a method or a callback live with that class;
+their mappings pass through here untouched (`model`, `method`, `callbacks`, `logger`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+_FROZEN = ConfigDict(extra="forbid", strict=True)
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user asked for: one or two lines that name the option and what is possible."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class DataConfig:
+    """Which images, where they are, and what happens to them on the device."""
+
+    name: str
+    root: str | None = None
+    """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
+    download: bool = True
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
+    channels: Literal[1, 3] | None = None
+    """Colour channels; None keeps the data set's own."""
+    flip: bool = False
+    """Mirror training images left to right with probability one half."""
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Pixels of zero padding before a random crop back to size; 0 turns it off."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class VolumeConfig:
+    """How unequal the clients' data volumes are. Sizes are scaled so that they add up to the same total."""
+
+    name: Literal["equal", "lognormal", "powerlaw"] = "equal"
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Standard deviation of log size (lognormal)."""
+    exponent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Size of the k-th largest client is proportional to k^-exponent (powerlaw)."""
+    floor: Annotated[int, Field(ge=1)] = 10
+    """Training samples that every client gets at least."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class PartitionConfig:
+    """How samples are dealt to clients; train and test follow the same class proportions."""
+
+    name: Literal["iid", "dirichlet", "pathological"]
+    num_clients: Annotated[int, Field(ge=1)]
+    train_per_client: Annotated[int, Field(ge=1)] | None = None
+    """Mean training samples a client; None shares out the whole pool."""
+    test_per_client: Annotated[int, Field(ge=1)] | None = None
+    disjoint: bool = True
+    """True: no sample belongs to two clients. False: every client draws from the whole pool (the paper)."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    """Dirichlet concentration; small means few classes a client."""
+    classes_per_client: Annotated[int, Field(ge=1)] = 2
+    volume: VolumeConfig = VolumeConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class RolesConfig:
+    """Explicit module paths where roles by type do not do; see `fedpurin.space.Roles`."""
+
+    head: str | None = None
+    norm: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class ScoresConfig:
+    """Perturbation scores, METHOD step 2."""
+
+    order: Literal["second", "first"] = "second"
+    source: Literal["gradient", "update"] = "gradient"
+    cutoff: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-10
+    """A score at or below it is null: never critical."""
+    gradient_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class ProgramConfig:
+    """The critical-parameter program, METHOD step 3 and "Programs"."""
+
+    name: Literal["layerwise", "global", "budget"] = "layerwise"
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the parameters that may be critical: of each tensor (layerwise), of all (global)."""
+    density_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Least share of each tensor, of its non-null parameters where fewer are left (global)."""
+    density_ceiling: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Greatest share of each tensor (global)."""
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[int, Field(gt=0)] = 0.1
+    """Upload bytes a client and round: up to 1.0 a fraction of the dense bytes, an integer above 1 bytes (budget)."""
+    solver: str = "SCIP"
+    """Any mixed-integer solver that CVXPY knows and that is installed."""
+    reduce: bool = True
+    """False hands the full program to the solver, one binary a parameter: the oracle for small cases."""
+    gap_tolerance: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    """Relative gap at which a solve may stop (budget)."""
+    time_limit: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds a solve; at the limit the best feasible mask is used and its true gap recorded."""
+    overlap: bool | None = None
+    """Solve in a thread while the next client trains; None: on a GPU."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ProgramConfig:
+        if self.density_floor > self.density_ceiling:
+            raise ValueError(
+                f"program.density_floor={self.density_floor} is above program.density_ceiling={self.density_ceiling}"
+            )
+        if self.name == "global" and self.density_floor > self.tau:
+            raise ValueError(
+                f"program.density_floor={self.density_floor} asks for more than program.tau={self.tau} allows"
+            )
+        if isinstance(self.budget, float) and self.budget > 1:
+            raise ValueError(
+                f"program.budget={self.budget} is neither a fraction (at most 1.0) nor whole bytes (an integer)"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class ExchangeConfig:
+    """How clients' updates travel."""
+
+    mode: Literal["on_demand", "direct"] = "on_demand"
+    value_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of values on the wire; the 16-bit types are lossy."""
+    bucket_mib: Annotated[float, Field(gt=0)] = 64.0
+    """Upper bound of one bucket of a collective, MiB."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """A rank that does not answer a collective for this long ends the run."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class DistributionConfig:
+    """A per-client distribution of a link property."""
+
+    name: Literal["uniform", "lognormal"]
+    low: Annotated[float, Field(ge=0)] = 0.0
+    high: Annotated[float, Field(ge=0)] = 0.0
+    median: Annotated[float, Field(ge=0)] = 0.0
+    sigma: Annotated[float, Field(ge=0)] = 0.5
+    """Standard deviation of the logarithm (lognormal)."""
+
+
+LinkValue = Annotated[float, Field(ge=0, allow_inf_nan=False)] | DistributionConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class NetworkConfig:
+    """The link model that turns bytes into simulated seconds. Mbps are 10^6 bits a second."""
+
+    up_mbps: LinkValue = 10.0
+    down_mbps: LinkValue = 50.0
+    latency_ms: LinkValue = 20.0
+    """One way, milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class TrainerConfig:
+    """The federated loop and the machine it runs on."""
+
+    rounds: Annotated[int, Field(ge=1)]
+    local_epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 100
+    clients_per_round: Annotated[int, Field(ge=1)] | None = None
+    """Participants drawn each round; None: everyone."""
+    on_divergence: Literal["exclude", "stop"] = "exclude"
+    """What to do with a client whose loss or parameters are not finite."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Processes a node, one device each."""
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Intra-op threads of a process. The bits depend on it; None shares out the node's cores."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class CheckpointConfig:
+    """When the state of a run is saved and how much of it is kept."""
+
+    every: Annotated[int, Field(ge=0)] = 10
+    """Rounds between checkpoints; 0 saves none."""
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Config:
+    """One run. Nested mappings for classes that Hydra instantiates stay mappings."""
+
+    data: DataConfig
+    partition: PartitionConfig
+    model: dict[str, Any]
+    method: dict[str, Any]
+    trainer: TrainerConfig
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    roles: RolesConfig = RolesConfig()
+    scores: ScoresConfig = ScoresConfig()
+    program: ProgramConfig = ProgramConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    network: NetworkConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    callbacks: dict[str, Any] = Field(default_factory=dict)
+    logger: dict[str, Any] = Field(default_factory=dict)
+    resume: Literal["auto", "never"] = "never"
+    """auto: go on with the run folder if it holds a run of this configuration."""
+    name: str = "run"
+    tags: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        chosen, clients = self.trainer.clients_per_round, self.partition.num_clients
+        if chosen is not None and chosen > clients:
+            raise ValueError(
+                f"trainer.clients_per_round={chosen} is more than partition.num_clients={clients}"
+            )
+        return self
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Config:
+        """Convert what Hydra composed.
+
+        Raises:
+            ConfigError: an unknown option, a wrong type, a value out of range or two options that contradict.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(_as_tuples(mapping), strict=False)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(item) for item in error.errors()[:2])) from None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The inverse of `from_mapping`."""
+        return asdict(self)
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as one line: option, what was given, what is possible."""
+    option = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{option}: there is no such option"
+    if error["type"] == "missing":
+        return f"{option}: this option needs a value"
+    message = error["msg"].removeprefix("Input ")
+    return f"{option}={error['input']!r} is not possible: it {message}"

@@ -1,0 +1,218 @@
+"""A model's parameters as one flat vector with named segments and roles.
+
+Owns: where each parameter tensor lies in the flat vector, which tensors are norms and which the head, the
+views that make a module's parameters slices of one buffer, and the packed form of a mask over that vector.
+Does not own: what a method shares (it passes a predicate), scores, codecs, sums.
+
+Layout of the vector. Shared segments come first, in module order, then the private ones, so the shared part
+of a client is always the prefix `vector[:shared.length]`. Every segment starts at a multiple of `ALIGNMENT`
+elements; the padding between segments holds zeros, scores nothing and is never sent. Thus a mask packed
+little-endian, eight parameters a byte, starts every segment on a whole 64-bit word, and the vector is packed,
+compared and counted whole, without a loop over tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import Tensor, nn
+
+ALIGNMENT = 64  # elements: 256 bytes of float32 (vector loads stay aligned), 8 bytes of mask (one popcount word)
+
+NORM_TYPES: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm and InstanceNorm of every dimension
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One parameter tensor inside a flat vector: elements `[offset, offset + size)`."""
+
+    name: str
+    offset: int
+    size: int
+    shape: tuple[int, ...]
+    is_norm: bool = False
+    is_head: bool = False
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.offset, self.offset + self.size)
+
+    @property
+    def packed_slice(self) -> slice:
+        """This segment's bytes in a packed mask: ⌈size / 8⌉ of them."""
+        return slice(self.offset // 8, self.offset // 8 + (self.size + 7) // 8)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Segments laid out in one vector of `length` elements, of which `size` are parameters, the rest padding."""
+
+    segments: tuple[Segment, ...]
+    length: int = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        end = 0
+        for segment in self.segments:
+            if segment.offset % ALIGNMENT or segment.offset < end:
+                raise ValueError(f"segment {segment.name!r} at offset {segment.offset} overlaps or is not aligned")
+            end = segment.offset + segment.size
+        object.__setattr__(self, "length", _align(end))
+        object.__setattr__(self, "size", sum(segment.size for segment in self.segments))
+
+    @classmethod
+    def from_sizes(cls, sizes: Sequence[int], names: Sequence[str] | None = None) -> Layout:
+        """Lay out one-dimensional segments of the given sizes (elements), for scores that come without a model."""
+        names = names or [f"tensor{index}" for index in range(len(sizes))]
+        return cls.from_segments(
+            Segment(name, 0, size, (size,)) for name, size in zip(names, sizes, strict=True)
+        )
+
+    @classmethod
+    def from_segments(cls, segments: Iterable[Segment]) -> Layout:
+        """Lay the segments out one after the other, whatever their offsets were."""
+        placed, offset = [], 0
+        for segment in segments:
+            placed.append(replace(segment, offset=offset))
+            offset = _align(offset + segment.size)
+        return cls(tuple(placed))
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def embed(self, compact: Tensor) -> Tensor:
+        """Spread a vector of `size` elements, segments back to back, over a zero-padded one of `length`."""
+        if compact.shape != (self.size,):
+            raise ValueError(f"got {tuple(compact.shape)} elements; this layout has {self.size} parameters")
+        out = compact.new_zeros(self.length)
+        start = 0
+        for segment in self.segments:
+            out[segment.slice] = compact[start : start + segment.size]
+            start += segment.size
+        return out
+
+    def extract(self, vector: Tensor) -> Tensor:
+        """The inverse of `embed`: drop the padding."""
+        return torch.cat([vector[segment.slice] for segment in self.segments])
+
+    def parameter_mask(self, device: torch.device | None = None) -> Bool[Tensor, " length"]:
+        """True where the vector holds a parameter, False in the padding."""
+        return self.embed(torch.ones(self.size, dtype=torch.bool)).to(device)
+
+
+def pack_mask(mask: Bool[Tensor, " length"]) -> UInt8[Tensor, " length/8"]:
+    """Pack eight parameters a byte, parameter q in bit q % 8 of byte q // 8. `length` is a multiple of 8."""
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=mask.device)
+    return (mask.view(-1, 8).to(torch.uint8) * weights).sum(dim=1, dtype=torch.uint8)
+
+
+def unpack_mask(packed: UInt8[Tensor, " bytes"]) -> Bool[Tensor, " 8*bytes"]:
+    """The inverse of `pack_mask`."""
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=packed.device)
+    return (packed.unsqueeze(1) & weights).ne(0).view(-1)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """How a module's tensors get their roles.
+
+    A norm is decided by module type; `norm` adds modules by dotted path, for home-made ones. `head` is a dotted
+    module path; None takes the last `nn.Linear` of the module. A path that matches nothing raises.
+    """
+
+    head: str | None = None
+    norm: tuple[str, ...] = ()
+
+
+class ParameterSpace:
+    """The trainable parameters of one module as one flat float32 vector, shared segments first.
+
+    `bind(module)` moves the module's parameters into `vector`, as views: from then on, loading a client is one
+    copy into `vector`. Parameters that do not require a gradient are not part of the space.
+    """
+
+    def __init__(self, module: nn.Module, shares: Callable[[Segment], bool], roles: Roles | None = None) -> None:
+        described = list(describe_parameters(module, roles or Roles()))
+        if not described:
+            raise ValueError(f"{type(module).__name__} has no trainable parameter")
+        shared = [segment for segment in described if shares(segment)]
+        private = [segment for segment in described if not shares(segment)]
+        self.layout = Layout.from_segments(shared + private)
+        self.shared = Layout(self.layout.segments[: len(shared)])
+
+    def bind(self, module: nn.Module) -> Float32[Tensor, " length"]:
+        """Make the module's parameters views of one new flat vector on their device, and return it."""
+        parameters = dict(module.named_parameters())
+        first = parameters[self.layout.segments[0].name]
+        vector = torch.zeros(self.layout.length, dtype=torch.float32, device=first.device)
+        for segment in self.layout:
+            parameter = parameters[segment.name]
+            if parameter.dtype != torch.float32:
+                raise ValueError(f"{segment.name} is {parameter.dtype}; clients keep float32 parameters")
+            view = vector[segment.slice].view(segment.shape)
+            view.copy_(parameter.data)
+            parameter.data = view
+        return vector
+
+    def gather_gradients(self, module: nn.Module) -> Float32[Tensor, " shared_length"]:
+        """The shared parameters' gradients as one vector; a parameter without a gradient counts as zero."""
+        parameters = dict(module.named_parameters())
+        device = next(iter(parameters.values())).device
+        vector = torch.zeros(self.shared.length, dtype=torch.float32, device=device)
+        for segment in self.shared:
+            gradient = parameters[segment.name].grad
+            if gradient is not None:
+                vector[segment.slice].view(segment.shape).copy_(gradient)
+        return vector
+
+
+def describe_parameters(module: nn.Module, roles: Roles) -> Iterator[Segment]:
+    """Yield a segment with its roles, not yet placed, for each trainable parameter in module order."""
+    modules = dict(module.named_modules())
+    for path in (*roles.norm, *([roles.head] if roles.head else [])):
+        if path not in modules or not any(True for _ in modules[path].parameters()):
+            raise ValueError(f"roles: {path!r} names no module with parameters; there are {_some(modules)}")
+    head = roles.head or _last_linear(modules)
+    norms = {name for name, child in modules.items() if isinstance(child, NORM_TYPES)} | set(roles.norm)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            owners = _ancestors(name)
+            yield Segment(
+                name=name,
+                offset=0,
+                size=parameter.numel(),
+                shape=tuple(parameter.shape),
+                is_norm=not norms.isdisjoint(owners),
+                is_head=head in owners if head else False,
+            )
+
+
+def _align(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _ancestors(parameter_name: str) -> set[str]:
+    """Dotted paths of every module that contains the parameter, the root ('') left out."""
+    parts = parameter_name.split(".")[:-1]
+    return {".".join(parts[: depth + 1]) for depth in range(len(parts))}
+
+
+def _last_linear(modules: dict[str, nn.Module]) -> str | None:
+    linear = [name for name, child in modules.items() if isinstance(child, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def _some(modules: dict[str, nn.Module], limit: int = 8) -> str:
+    names = [name for name in modules if name]
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
