@@ -180,6 +180,9 @@ class TrainerConfig:
     on_divergence: Literal["exclude", "stop"] = "exclude"
     """What to do with a client whose loss or parameters are not finite."""
     evaluate_every: Annotated[int, Field(ge=1)] = 1
+    """Rounds between evaluations; the last round is always evaluated."""
+    monitor: str | None = None
+    """Name of the accuracy that `validation_step` logs; None takes the usual ones."""
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """Processes a node, one device each."""
     num_nodes: Annotated[int, Field(ge=1)] = 1

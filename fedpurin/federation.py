@@ -1,0 +1,214 @@
+"""THE round loop: sample, train, select, exchange, aggregate, merge, evaluate, record.
+
+Owns: the order of a round's steps (METHOD "One round") and what is recorded of them. Every rank runs this loop over
+its own clients; ranks meet in `Exchange` and in the gathers of small records. Does not own: what a method does in
+a step (methods/), how a client trains (client.py), how updates travel (exchange/), where files lie (record.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.config import Config, ConfigError
+from fedpurin.exchange import Exchange, Processes
+from fedpurin.methods import Method, Round
+from fedpurin.seeding import numpy_generator
+from fedpurin.space import unpack_mask
+
+log = logging.getLogger(__name__)
+
+VARIANTS = ("personalized", "sparse", "merged")
+
+
+class RunError(RuntimeError):
+    """A failure inside a run: says rank, client, round and stage."""
+
+
+@dataclass
+class Federation:
+    """One run's parts on this rank, and the loop over its rounds.
+
+    `clients` are this rank's own; `num_train` counts every client's training samples; `history` is every round's
+    record so far (filled on rank 0). Callbacks hear `on_run_start`, `on_round_start`, `on_round_fits_end`,
+    `on_round_end` and `on_run_end`, each with the keyword arguments it names.
+    """
+
+    config: Config
+    method: Method
+    trainer: LocalTrainer
+    exchange: Exchange
+    processes: Processes
+    clients: dict[int, Client]
+    num_train: Mapping[int, int]
+    first_round: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run the rounds that are left and return the history."""
+        self._call("on_run_start")
+        for number in range(self.first_round, self.config.trainer.rounds):
+            self.run_round(number)
+        self._call("on_run_end")
+        return self.history
+
+    def run_round(self, number: int) -> None:
+        """One round, METHOD steps 1 to 8."""
+        start = time.perf_counter()
+        evaluates = self._evaluates(number)
+
+        # Who takes part.
+        chosen = self._round(number, self._sample(number))
+        self._call("on_round_start", round=chosen)
+        self.exchange.begin_round(number, chosen.ids)
+        self.method.begin(chosen, self.exchange, self.trainer.space.shared)
+
+        # 1. Local training; 2. and 3. scores, program and mask, in the callback that hears a fit end.
+        fits: dict[int, FitResult] = {}
+        for client in chosen.clients:
+            with self._stage("local training", client, number):
+                fits[client.id] = self.method.fit(client, number, self.trainer)
+                if evaluates and fits[client.id].diverged is None:
+                    self._evaluate(client, "personalized")
+            self._call("on_client_end", client=client)
+        self._call("on_round_fits_end")
+
+        # Clients that diverged keep their last good state and send nothing.
+        round = self._round(number, self._without_diverged(number, fits))
+        if evaluates and self.method.needs_masks:
+            for client in round.clients:
+                with self._stage("sparse evaluation", client, number):
+                    self._evaluate(client, "sparse")
+
+        # 4. to 7. Upload, collaborators, aggregation, merge.
+        self.exchange.begin_round(number, round.ids)
+        figures = self.method.communicate(round, self.exchange) if round.ids else {}
+
+        # 8. Evaluation of what the merge made.
+        if evaluates:
+            for client in round.clients:
+                with self._stage("merged evaluation", client, number):
+                    self._evaluate(client, "merged")
+
+        self._record(round, fits, figures, time.perf_counter() - start)
+
+    def _sample(self, number: int) -> list[int]:
+        """The round's participants, ascending: everybody, or a draw without replacement."""
+        everybody, wanted = self.config.partition.num_clients, self.config.trainer.clients_per_round
+        if wanted is None:
+            return list(range(everybody))
+        draw = numpy_generator(self.config.seed, "participants", round=number)
+        return sorted(int(id) for id in draw.choice(everybody, size=wanted, replace=False))
+
+    def _round(self, number: int, ids: Sequence[int]) -> Round:
+        own = [self.clients[id] for id in ids if id in self.clients]
+        num_train = {id: self.num_train[id] for id in ids}
+        return Round(number, self.config.partition.num_clients, tuple(ids), num_train, own)
+
+    def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
+        """Agree over all ranks on who goes on, and name the others."""
+        reports = {id: fit.diverged for id, fit in fits.items()}
+        everyone = {id: why for part in self.processes.gather_objects(reports) for id, why in part.items()}
+        diverged = {id: why for id, why in sorted(everyone.items()) if why is not None}
+        for id, why in diverged.items():
+            message = f"client {id} diverged in round {number}: {why}"
+            if self.config.trainer.on_divergence == "stop":
+                raise RunError(f"{message}; trainer.on_divergence=stop ends the run")
+            if self.processes.rank == 0:
+                log.warning("%s; it keeps its last good state and sends nothing this round", message)
+        return sorted(id for id in everyone if id not in diverged)
+
+    def _evaluates(self, number: int) -> bool:
+        last = number == self.config.trainer.rounds - 1
+        return last or number % self.config.trainer.evaluate_every == 0
+
+    def _evaluate(self, client: Client, variant: str) -> None:
+        """Measure one variant of the client's model (METHOD step 8) on its own test data."""
+        if variant == "sparse":
+            assert client.mask is not None, "the mask callback has run"
+            sparse = client.vector.clone()
+            shared = self.trainer.space.shared.length
+            sparse[:shared] *= unpack_mask(client.mask)
+            self.trainer.load(client, sparse)
+        elif variant == "merged":
+            self.trainer.load(client)
+        client.metrics[f"accuracy/{variant}"] = self.trainer.evaluate()["accuracy"]
+
+    def _record(
+        self, round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float
+    ) -> None:
+        """Gather the ranks' rows and hand the round's record to whoever listens on rank 0."""
+        sent = self.exchange.ledger.client_rows(round.number)
+        rows, metrics = [], {id: client.metrics for id, client in self.clients.items()}
+        for id, fit in sorted(fits.items()):
+            row: dict[str, Any] = {"round": round.number, "client": id, "rank": self.processes.rank}
+            row |= {"num_train": self.num_train[id], "loss/train": fit.loss, "fit/seconds": fit.seconds}
+            row |= {"diverged": fit.diverged or ""} | sent.get(id, {})
+            if self._evaluates(round.number):
+                row |= {name: value for name, value in self.clients[id].metrics.items()}
+            rows.append(row)
+        self._call("on_client_rows", rows=rows)
+        gathered = self.processes.gather_objects((rows, metrics, self.exchange.ledger.round_totals(round.number)))
+        if self.processes.rank != 0:
+            return
+        rows = sorted((row for part, _, _ in gathered for row in part), key=lambda row: int(row["client"]))
+        latest = {id: values for _, part, _ in gathered for id, values in part.items()}
+        record = summarise_round(round, rows, latest, self._evaluates(round.number))
+        for _, _, totals in gathered:
+            for name, value in totals.items():
+                record[name] = record.get(name, 0) + value
+        record |= figures | {"round/seconds": seconds}
+        self.history.append(record)
+        self._call("on_round_end", record=record, rows=rows)
+
+    @contextmanager
+    def _stage(self, stage: str, client: Client, number: int) -> Iterator[None]:
+        """Say where a failure happened."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except Exception as error:
+            where = f"rank {self.processes.rank}, client {client.id}, round {number}, {stage}"
+            raise RunError(f"{where}: {type(error).__name__}: {error}") from error
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        self.trainer.fabric.call(hook, federation=self, **arguments)
+
+
+def summarise_round(
+    round: Round, rows: Sequence[Mapping[str, Any]], latest: Mapping[int, Mapping[str, float]], evaluated: bool
+) -> dict[str, Any]:
+    """A round's record from its clients' rows.
+
+    Accuracies are means over all clients that have been measured: one that sat out has not changed since.
+    Losses are means over the clients that fitted without diverging.
+    """
+    fitted = [row for row in rows if not row["diverged"]]
+    record: dict[str, Any] = {
+        "round": round.number,
+        "clients/participating": len(rows),
+        "clients/diverged": len(rows) - len(fitted),
+        "loss/train": _mean([row["loss/train"] for row in fitted]),
+    }
+    for variant in VARIANTS if evaluated else ():
+        name = f"accuracy/{variant}"
+        values = [metrics[name] for metrics in latest.values() if name in metrics]
+        record[name] = _mean(values)
+        record[f"{name}/worst"] = min(values, default=None)
+        record[f"{name}/best"] = max(values, default=None)
+    if any("program/gap" in row for row in rows):
+        record["mask/density"] = _mean([row["mask/density"] for row in fitted])
+        record["program/gap"] = max(row["program/gap"] for row in fitted)
+        record["program/seconds"] = math.fsum(row["program/seconds"] for row in fitted)
+    return record
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

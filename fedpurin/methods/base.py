@@ -1,0 +1,86 @@
+"""The hooks of a federated method, and what a round shows to them.
+
+A method owns no loop (`federation.py` has the only one). It says which tensors it shares, how a client fits, and
+what the clients do together when all have fitted. Everything it may override has a default here, so a method
+file holds the method's own equations and nothing else. It never sees another client's tensors: clients meet in
+`Exchange`, as encoded updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import UInt8
+from lightning import LightningModule
+from pydantic import ConfigDict
+from torch import Tensor
+
+from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.exchange import Exchange
+from fedpurin.space import Layout, ParameterSpace, Segment
+
+OPTIONS = ConfigDict(extra="forbid")
+"""For `@dataclass(frozen=True, kw_only=True, config=OPTIONS)` of a method: unknown options are errors."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as a method sees it: what everybody knows, and this rank's own participants.
+
+    `ids` are all participants, ascending; `num_train` their sample counts (the weights s_i), on every rank.
+    `clients` are those of them that live on this rank, ascending by id. `num_clients` counts the federation.
+    """
+
+    number: int
+    num_clients: int
+    ids: tuple[int, ...]
+    num_train: Mapping[int, int]
+    clients: Sequence[Client]
+
+    @property
+    def vectors(self) -> dict[int, Tensor]:
+        """This rank's participants' models; the shared part is the prefix of each."""
+        return {client.id: client.vector for client in self.clients}
+
+    @property
+    def masks(self) -> dict[int, UInt8[Tensor, " shared_length/8"]]:
+        """This rank's participants' packed masks of critical parameters."""
+        return {client.id: client.mask for client in self.clients if client.mask is not None}
+
+
+class Method:
+    """Base of every method. Subclasses are frozen dataclasses: their fields are the method's options."""
+
+    needs_masks: ClassVar[bool] = False
+    """True for a method that exchanges masks: it then asks for the mask-selection callback."""
+
+    def shares(self, segment: Segment) -> bool:
+        """Whether this tensor takes part in the exchange. The default shares all."""
+        return True
+
+    def wrap(self, module: LightningModule) -> LightningModule:
+        """Give the clients another loss, by wrapping their module. The default leaves it."""
+        return module
+
+    def check(self, space: ParameterSpace, num_clients: int) -> None:
+        """Raise ConfigError where the model or the number of clients does not allow this method."""
+
+    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+        """Before local training: bring the participants' models up to date where the method requires it."""
+
+    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
+        """Local training of one client. The default is one fit of all parameters."""
+        return trainer.fit(client, round)
+
+    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+        """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the server side keeps between rounds, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""

@@ -1,0 +1,53 @@
+"""FedAvg (McMahan et al., AISTATS 2017, Algorithm 1): one global model, the mean of the clients'.
+
+Shares every trainable parameter; buffers (running statistics) stay with the client.
+    w ← Σ_i (s_i / Σ_k s_k) w_i                                      over the round's participants
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpurin.exchange import Exchange
+from fedpurin.methods.base import OPTIONS, Method, Round
+from fedpurin.space import Layout
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class FedAvg(Method):
+    """Dense exchange: all shared parameters up, the mean down, once each for every participation.
+
+    When everybody takes part, the mean goes down at the end of the round. Otherwise a participant would often hold
+    a mean that is out of date before it trains again, so the present one goes down when the client is drawn next.
+    """
+
+    def __post_init__(self) -> None:
+        self._global: Tensor | None = None
+        self._up_to_date: tuple[int, ...] = ()
+
+    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+        if self._global is None:
+            return  # nobody has averaged yet: all clients still hold the initial weights
+        behind = [id for id in round.ids if id not in self._up_to_date]
+        exchange.download(self._global, behind)
+        for client in round.clients:
+            if client.id in behind:
+                client.vector[: shared.length] = self._global
+
+    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+        everybody = len(round.ids) == round.num_clients
+        self._global = exchange.average(round.vectors, round.num_train, deliver=everybody)
+        self._up_to_date = round.ids if everybody else ()
+        for client in round.clients:
+            client.vector[: len(self._global)] = self._global
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"global": self._global, "up_to_date": self._up_to_date}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._global, self._up_to_date = state["global"], tuple(state["up_to_date"])

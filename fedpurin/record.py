@@ -1,0 +1,109 @@
+"""The run folder: what a run writes about itself, as it goes.
+
+    config.yaml        the composed configuration          metrics.jsonl   one object a round
+    environment.json   versions, machine, git revision     clients.csv     one row a client and round
+    summary.json       status and final figures            fedpurin.log    the log
+
+Every line is written whole and flushed when its round ends, so the files can be read while the run goes on and a
+kill loses nothing that was written. Only rank 0 writes. Columns that measure wall-clock time end in `seconds`,
+placement is called `rank`; all else is the same wherever the run ran.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedpurin.config import Config, ConfigError
+
+CLIENT_COLUMNS = (
+    "round", "client", "rank", "num_train", "diverged", "loss/train",
+    "accuracy/personalized", "accuracy/sparse", "accuracy/merged",
+    "bytes/up", "bytes/down", "mask/density", "mask/null",
+    "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
+    "network/seconds", "fit/seconds",
+)  # fmt: skip
+PACKAGES = ("fedpurin", "torch", "torchvision", "lightning", "cvxpy", "pyscipopt", "numpy", "numba", "hydra-core")
+
+
+class RunFolder:
+    """Appends to the files of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "summary.json").touch()
+        except OSError as error:
+            raise ConfigError(f"hydra.run.dir={path} cannot be written: {error.strerror}") from None
+        self.path = path
+
+    def open(self, config: Config, *, num_parameters: int, num_shared: int) -> None:
+        """Write what is known before the first round."""
+        OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
+        write_json(self.path / "environment.json", describe_environment())
+        self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
+
+    def append_round(self, record: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append a round: its clients first, then its metrics line, which marks the round as complete."""
+        clients = self.path / "clients.csv"
+        new = not clients.exists()
+        with clients.open("a", newline="") as file:
+            writer = csv.DictWriter(file, CLIENT_COLUMNS, restval="", extrasaction="raise")
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file at once: a reader sees the old content or the new, never a part."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, machine and code revision of this process."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.node(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_changed_files": (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer about the folder that the code lies in; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
