@@ -1,0 +1,7 @@
+"""Scores, the critical-parameter program and its certified solution. CVXPY and its solvers live here only."""
+
+from fedpurin.selection.certificate import Certificate, Selection
+from fedpurin.selection.scores import perturbation_scores
+from fedpurin.selection.selector import Selector
+
+__all__ = ["Certificate", "Selection", "Selector", "perturbation_scores"]

@@ -1,0 +1,57 @@
+"""What a solve hands back: the mask, and the proof of how good it is.
+
+Owns the two records `Certificate` and `Selection`. Computes nothing: the numbers come from the dual prices
+(`prices.py`, `budget.py`) and from the solver (`solver.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from fedpurin.exchange.costs import Encoding
+
+Status = Literal["optimal", "within_tolerance", "time_limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """How good a mask is, proved: no mask of this program has an objective above `upper_bound`."""
+
+    status: Status
+    """`optimal`: the gap is 0. `within_tolerance`: at most `program.gap_tolerance`. `time_limit`: stopped
+    there, with the gap it had by then."""
+    objective: float
+    """Sum of the selected scores, float64."""
+    upper_bound: float
+    """What no feasible mask can exceed."""
+    gap: float
+    """(upper_bound − objective) / upper_bound, 0 where the bound is 0."""
+    num_selected: int
+    num_null: int
+    """Parameters whose score is null; none of them is selected."""
+    core_size: int
+    """Integer and binary variables that reached the solver; without reduction, one a parameter."""
+    reduction_seconds: float
+    building_seconds: float
+    solver_seconds: float
+    total_seconds: float
+
+    @property
+    def is_optimal(self) -> bool:
+        return self.gap == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A mask over a layout's vector, in both forms that the exchange needs, with its certificate."""
+
+    packed: UInt8[Tensor, " length/8"]
+    """Parameter q in bit q % 8 of byte q // 8, as `space.pack_mask` packs; padding is 0."""
+    mask: Bool[Tensor, " length"]
+    certificate: Certificate
+    encodings: tuple[Encoding, ...] | None = None
+    """The encoding that the budget program planned for each tensor; None for the other programs."""
