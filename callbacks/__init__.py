@@ -1,0 +1,6 @@
+"""Lightning callbacks: thin listeners of the federated loop and of each client's fit."""
+
+from callbacks.mask_selection import MaskSelection
+from callbacks.progress import Progress
+
+__all__ = ["MaskSelection", "Progress"]

@@ -7,50 +7,62 @@ On a GPU the solve runs in a thread while the next client trains (`program.overl
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
 
 from fedpurin.client import Client, LocalTrainer
 from fedpurin.config import ProgramConfig, ScoresConfig
+from fedpurin.exchange.costs import VALUE_BYTES, upload_overhead_bytes
+from fedpurin.federation import Federation
 from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
 
 
 class MaskSelection(lightning.Callback):
     """Puts the packed critical-parameter mask into `client.mask` and its certificate into `certificates`."""
 
-    def __init__(
-        self, scores: ScoresConfig, program: ProgramConfig, *, value_bytes: int = 4, overhead_bytes: int = 0
-    ) -> None:
+    provides_masks = True
+
+    def __init__(self, scores: ScoresConfig | None = None, program: ProgramConfig | None = None) -> None:
+        """Scores and program default to the run's own options."""
         self.scores, self.program = scores, program
-        self.value_bytes, self.overhead_bytes = value_bytes, overhead_bytes
         self.certificates: dict[int, Certificate] = {}
-        self._selector: Selector | None = None
+        self._selector: Selector
         self._pending: dict[int, tuple[Client, Future[Selection]]] = {}
         self._worker: ThreadPoolExecutor | None = None
 
-    def setup(self, trainer: LocalTrainer, pl_module: lightning.LightningModule, stage: str = "fit") -> None:
+    def on_run_start(self, federation: Federation) -> None:
         """State the program for the model's shared tensors; what is impossible for them is an error here."""
+        config, trainer = federation.config, federation.trainer
+        self.scores, self.program = self.scores or config.scores, self.program or config.program
         self._selector = Selector(
-            trainer.space.shared, self.program, value_bytes=self.value_bytes, overhead_bytes=self.overhead_bytes
+            trainer.space.shared,
+            self.program,
+            value_bytes=VALUE_BYTES[config.exchange.value_dtype],
+            overhead_bytes=upload_overhead_bytes(config.exchange.mode),
         )
+        self._size = trainer.space.shared.size
         overlaps = self.program.overlap
         if overlaps if overlaps is not None else trainer.vector.is_cuda:
             self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mask-selection")
+
+    def on_round_start(self) -> None:
+        self.certificates.clear()
 
     def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:
         """METHOD steps 2 and 3 for the client that has just been fitted."""
         client, shared = trainer.client, trainer.space.shared.length
         fitted = trainer.vector[:shared]
+        assert self.scores is not None, "on_run_start sets them"
         direction = trainer.gradient if self.scores.source == "gradient" else fitted - client.vector[:shared]
         scores = perturbation_scores(fitted, direction, self.scores)
         if self._worker is None:
-            self._keep(client, self._solve(scores))
+            self._keep(client, self._selector.solve(scores))
         else:
             if scores.is_cuda:
                 torch.cuda.current_stream().synchronize()  # the thread must not read scores still being written
-            self._pending[client.id] = client, self._worker.submit(self._solve, scores)
+            self._pending[client.id] = client, self._worker.submit(self._selector.solve, scores)
 
     def on_round_fits_end(self) -> None:
         """Wait for the solves that still run; from here on every participant has its mask."""
@@ -58,9 +70,20 @@ class MaskSelection(lightning.Callback):
             self._keep(client, future.result())
         self._pending.clear()
 
-    def _solve(self, scores: Tensor) -> Selection:
-        assert self._selector is not None, "setup runs before the first fit"
-        return self._selector.solve(scores)
+    def on_client_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Add the certificate of each client's mask to its row of the round."""
+        for row in rows:
+            if (certificate := self.certificates.get(row["client"])) is not None:
+                row |= {
+                    "mask/density": certificate.num_selected / self._size,
+                    "mask/null": certificate.num_null / self._size,
+                    "program/status": certificate.status,
+                    "program/objective": certificate.objective,
+                    "program/bound": certificate.upper_bound,
+                    "program/gap": certificate.gap,
+                    "program/core": certificate.core_size,
+                    "program/seconds": certificate.total_seconds,
+                }
 
     def _keep(self, client: Client, selection: Selection) -> None:
         client.mask = selection.packed

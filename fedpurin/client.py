@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from lightning import Fabric, LightningModule
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 
 from fedpurin.config import ConfigError
@@ -84,7 +85,9 @@ class LocalTrainer:
         monitor: str | None = None,
     ) -> None:
         if not module.automatic_optimization:
-            raise ConfigError(f"model: {type(module).__name__} optimises manually; clients need automatic optimisation")
+            raise ConfigError(
+                f"model: {type(module).__name__} optimises manually; clients need automatic optimisation"
+            )
         fabric.setup_module(module)  # once a rank: it hooks the module for good
         self.fabric, self.module, self.space = fabric, module, space
         self.train, self.test = train, test
@@ -95,6 +98,7 @@ class LocalTrainer:
         self.round = 0
         self._logged: dict[str, list[tuple[Any, int]]] | None = None
         self._batch_size = 0
+        self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
         # Through Fabric, self.log costs a device sync a call; here it only collects while evaluating.
         module.log = self._log  # type: ignore[method-assign]
         module.log_dict = self._log_dict  # type: ignore[method-assign]
@@ -151,6 +155,9 @@ class LocalTrainer:
         optimizer, schedulers = self._fresh_optimizer()
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
+        num_batches = -(-client.num_train // self.batch_size)
+        if self._has_batch_norm and client.num_train % self.batch_size == 1 and num_batches > 1:
+            num_batches -= 1  # batch statistics of a single sample do not exist
         module.train()
         module.on_train_start()
         step = 0
@@ -158,8 +165,7 @@ class LocalTrainer:
             module.on_train_epoch_start()
             total = torch.zeros((), device=self.vector.device)
             batches = self.train.batches(client.train_indices, self.batch_size, generator=order)
-            num_batches = -(-client.num_train // self.batch_size)
-            for index, batch in enumerate(batches):
+            for index, batch in zip(range(num_batches), batches, strict=False):
                 optimizer.zero_grad()
                 with fabric.autocast():
                     loss = _loss_of(module.training_step(batch, index))
@@ -218,7 +224,9 @@ class LocalTrainer:
             configured, schedulers = configured
         if isinstance(configured, list | tuple):
             if len(configured) != 1:
-                raise ConfigError(f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1")
+                raise ConfigError(
+                    f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1"
+                )
             configured = configured[0]
         if not isinstance(configured, torch.optim.Optimizer):
             raise ConfigError(
@@ -267,7 +275,9 @@ class LocalTrainer:
 def _loss_of(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
-        raise ConfigError(f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}")
+        raise ConfigError(
+            f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}"
+        )
     return loss
 
 

@@ -258,7 +258,9 @@ def _as_tuples(value: Any) -> Any:
 
 def _explain(error: Any) -> str:
     """One pydantic error as one line: option, what was given, what is possible."""
-    option = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
+    option = ".".join(
+        str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-"))
+    )
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

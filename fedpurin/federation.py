@@ -154,7 +154,9 @@ class Federation:
                 row |= {name: value for name, value in self.clients[id].metrics.items()}
             rows.append(row)
         self._call("on_client_rows", rows=rows)
-        gathered = self.processes.gather_objects((rows, metrics, self.exchange.ledger.round_totals(round.number)))
+        gathered = self.processes.gather_objects(
+            (rows, metrics, self.exchange.ledger.round_totals(round.number))
+        )
         if self.processes.rank != 0:
             return
         rows = sorted((row for part, _, _ in gathered for row in part), key=lambda row: int(row["client"]))
@@ -183,7 +185,10 @@ class Federation:
 
 
 def summarise_round(
-    round: Round, rows: Sequence[Mapping[str, Any]], latest: Mapping[int, Mapping[str, float]], evaluated: bool
+    round: Round,
+    rows: Sequence[Mapping[str, Any]],
+    latest: Mapping[int, Mapping[str, float]],
+    evaluated: bool,
 ) -> dict[str, Any]:
     """A round's record from its clients' rows.
 

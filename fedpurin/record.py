@@ -17,14 +17,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from fedpurin.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from fedpurin.federation import Federation
 
 CLIENT_COLUMNS = (
     "round", "client", "rank", "num_train", "diverged", "loss/train",
@@ -33,7 +36,17 @@ CLIENT_COLUMNS = (
     "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
     "network/seconds", "fit/seconds",
 )  # fmt: skip
-PACKAGES = ("fedpurin", "torch", "torchvision", "lightning", "cvxpy", "pyscipopt", "numpy", "numba", "hydra-core")
+PACKAGES = (
+    "fedpurin",
+    "torch",
+    "torchvision",
+    "lightning",
+    "cvxpy",
+    "pyscipopt",
+    "numpy",
+    "numba",
+    "hydra-core",
+)
 
 
 class RunFolder:
@@ -49,7 +62,9 @@ class RunFolder:
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int) -> None:
         """Write what is known before the first round."""
-        OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
+        OmegaConf.save(
+            OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml"
+        )
         write_json(self.path / "environment.json", describe_environment())
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
 
@@ -103,7 +118,53 @@ def _git(*arguments: str) -> str | None:
     """Git's answer about the folder that the code lies in; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+class Recorder:
+    """The engine's own listener: writes the run folder from the loop's records, on rank 0."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_run_start(self, federation: Federation) -> None:
+        if federation.processes.rank == 0:
+            space = federation.trainer.space
+            self.folder.open(
+                federation.config, num_parameters=space.layout.size, num_shared=space.shared.size
+            )
+
+    def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.folder.append_round(record, rows)
+
+    def on_run_end(self, federation: Federation) -> None:
+        if federation.processes.rank == 0:
+            space = federation.trainer.space
+            sizes = {"num_parameters": space.layout.size, "num_shared": space.shared.size}
+            self.folder.finish({"status": "finished", **sizes, **summarise_run(federation)})
+
+
+def summarise_run(federation: Federation) -> dict[str, Any]:
+    """Final figures of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
+    history = federation.history
+    last = dict(history[-1])
+    best = {
+        f"best/{name}": max(
+            (record[name] for record in history if record.get(name) is not None), default=None
+        )
+        for name in ("accuracy/personalized", "accuracy/sparse", "accuracy/merged")
+    }
+    totals = {
+        f"total/{name}": sum(record.get(name) or 0 for record in history)
+        for name in ("bytes/up", "bytes/down", "bytes/dense", "program/seconds", "round/seconds")
+    }
+    gaps = [record["program/gap"] for record in history if record.get("program/gap") is not None]
+    return {
+        **last, **best, **totals, "rounds": len(history),
+        **({"worst/program/gap": max(gaps)} if gaps else {}),
+    }  # fmt: skip

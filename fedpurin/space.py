@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 
-ALIGNMENT = 64  # elements: 256 bytes of float32 (vector loads stay aligned), 8 bytes of mask (one popcount word)
+ALIGNMENT = (
+    64  # elements: 256 bytes of float32 (vector loads stay aligned), 8 bytes of mask (one popcount word)
+)
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm and InstanceNorm of every dimension
@@ -63,7 +65,9 @@ class Layout:
         end = 0
         for segment in self.segments:
             if segment.offset % ALIGNMENT or segment.offset < end:
-                raise ValueError(f"segment {segment.name!r} at offset {segment.offset} overlaps or is not aligned")
+                raise ValueError(
+                    f"segment {segment.name!r} at offset {segment.offset} overlaps or is not aligned"
+                )
             end = segment.offset + segment.size
         object.__setattr__(self, "length", _align(end))
         object.__setattr__(self, "size", sum(segment.size for segment in self.segments))
@@ -142,7 +146,9 @@ class ParameterSpace:
     copy into `vector`. Parameters that do not require a gradient are not part of the space.
     """
 
-    def __init__(self, module: nn.Module, shares: Callable[[Segment], bool], roles: Roles | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, shares: Callable[[Segment], bool], roles: Roles | None = None
+    ) -> None:
         described = list(describe_parameters(module, roles or Roles()))
         if not described:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")

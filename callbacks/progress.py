@@ -1,0 +1,130 @@
+"""Progress while a run goes, and its table at the end. Speaks on rank 0 only.
+
+On a terminal: one live line, made to fit 80 columns, with clients trained, accuracy, bytes and time left. Elsewhere
+(a batch job's log): plain lines, at most one every `every_seconds`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fedpurin.federation import VARIANTS, Federation
+from fedpurin.methods import Round
+from fedpurin.record import summarise_run
+
+
+class Progress(lightning.Callback):
+    """Shows a run's progress and closes it with a summary table."""
+
+    def __init__(self, every_seconds: float = 5.0, console: Console | None = None) -> None:
+        self.every_seconds = every_seconds
+        self.console = console or Console(highlight=False)
+        self._bar: Bar | None = None
+        self._task: TaskID
+        self._clients_done = 0
+        self._clients_total = 0
+        self._last_line = 0.0
+        self._latest = "starting"
+
+    def on_run_start(self, federation: Federation) -> None:
+        if federation.processes.rank != 0:
+            self.console.quiet = True
+            return
+        config, space = federation.config, federation.trainer.space
+        self.console.print(
+            f"{config.name}: {config.partition.num_clients} clients on {config.data.name}, "
+            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds"
+        )
+        self._first, self._start = federation.first_round, time.monotonic()
+        if self.console.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(compact=True), console=self.console, expand=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("round", total=config.trainer.rounds, state=self._latest)
+            self._bar.update(self._task, completed=federation.first_round)
+
+    def on_round_start(self, federation: Federation, round: Round) -> None:
+        self._clients_done, self._clients_total = 0, len(round.clients)
+        if self._bar is not None:
+            self._bar.update(
+                self._task, description=f"round {round.number + 1}/{federation.config.trainer.rounds}"
+            )
+
+    def on_client_end(self) -> None:
+        self._clients_done += 1
+        if self._bar is not None:
+            state = f"client {self._clients_done}/{self._clients_total} {self._latest}"
+            self._bar.update(self._task, state=state)
+
+    def on_round_end(self, federation: Federation, record: Mapping[str, Any]) -> None:
+        rounds, done = federation.config.trainer.rounds, record["round"] + 1
+        if (accuracy := record.get("accuracy/personalized")) is not None:
+            self._latest = f"acc {accuracy:.3f}"
+        traffic = format_bytes(record.get("bytes/up", 0) + record.get("bytes/down", 0))
+        if self._bar is not None:
+            self._latest = f"{self._latest.split(' · ')[0]} · {traffic}"
+            self._bar.update(self._task, completed=done, state=self._latest)
+        elif done == rounds or time.monotonic() - self._last_line >= self.every_seconds:
+            self._last_line = time.monotonic()
+            spent = time.monotonic() - self._start
+            left = spent / (done - self._first) * (rounds - done)
+            self.console.print(
+                f"round {done}/{rounds}  clients {record['clients/participating']}  {self._latest}  "
+                f"{traffic} a round  {left:.0f} s left"
+            )
+
+    def on_run_end(self, federation: Federation) -> None:
+        self._stop()
+        if federation.processes.rank == 0:
+            self.console.print(summary_table(summarise_run(federation)))
+
+    def on_exception(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """A run's final figures: accuracies, traffic against dense exchange, mask and solver."""
+    table = Table(title=f"after {summary['rounds']} rounds", title_justify="left", min_width=60)
+    for column in ("", "mean", "worst client", "best client"):
+        table.add_column(column, justify="left" if not column else "right")
+    for variant in VARIANTS:
+        name = f"accuracy/{variant}"
+        values = [summary.get(key) for key in (name, f"{name}/worst", f"{name}/best")]
+        table.add_row(f"accuracy {variant}", *("–" if value is None else f"{value:.4f}" for value in values))
+    table.add_section()
+    for direction in ("up", "down"):
+        sent, dense = summary[f"total/bytes/{direction}"], summary[f"total/bytes/dense_{direction}"]
+        saved = f"{1 - sent / dense:.1%} below dense" if dense else "–"
+        table.add_row(f"bytes {direction}", format_bytes(sent), f"dense {format_bytes(dense)}", saved)
+    if "worst/program/gap" in summary:
+        table.add_section()
+        table.add_row("mask density", f"{summary['mask/density']:.3f}", "", "")
+        seconds = summary["total/program/seconds"]
+        table.add_row(
+            "program solved in", f"{seconds:.1f} s", "worst gap", f"{summary['worst/program/gap']:.1e}"
+        )
+    return table
+
+
+def format_bytes(count: float) -> str:
+    """A byte count with a decimal prefix, three significant digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
