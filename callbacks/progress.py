@@ -56,9 +56,7 @@ class Progress(lightning.Callback):
     def on_round_start(self, federation: Federation, round: Round) -> None:
         self._clients_done, self._clients_total = 0, len(round.clients)
         if self._bar is not None:
-            self._bar.update(
-                self._task, description=f"round {round.number + 1}/{federation.config.trainer.rounds}"
-            )
+            self._bar.update(self._task, description=f"round {round.number + 1}/{federation.config.trainer.rounds}")
 
     def on_client_end(self) -> None:
         self._clients_done += 1
@@ -115,9 +113,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_section()
         table.add_row("mask density", f"{summary['mask/density']:.3f}", "", "")
         seconds = summary["total/program/seconds"]
-        table.add_row(
-            "program solved in", f"{seconds:.1f} s", "worst gap", f"{summary['worst/program/gap']:.1e}"
-        )
+        table.add_row("program solved in", f"{seconds:.1f} s", "worst gap", f"{summary['worst/program/gap']:.1e}")
     return table
 
 

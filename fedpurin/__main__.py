@@ -80,9 +80,7 @@ def _run(config: Config, run_dir: Path) -> None:
 
 def _is_first_process() -> bool:
     """False in the ranks that Fabric, torchrun or srun started beside the first one."""
-    ranks = (
-        ("RANK", "LOCAL_RANK", "SLURM_PROCID") if "SLURM_STEP_ID" in os.environ else ("RANK", "LOCAL_RANK")
-    )
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID") if "SLURM_STEP_ID" in os.environ else ("RANK", "LOCAL_RANK")
     return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
 
 

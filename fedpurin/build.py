@@ -60,9 +60,7 @@ def build(
         config.trainer, callbacks=[recorder, *listeners], timeout_seconds=config.exchange.timeout_seconds
     )
     processes = Processes(fabric.device)
-    with fabric.rank_zero_first(
-        local=True
-    ):  # one process of a node downloads or unpacks, the others find it done
+    with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
     parts = partition(config.partition, data, config.seed)
 
@@ -96,8 +94,7 @@ def build(
     )
     own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
     clients = {
-        id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id]))
-        for id in own
+        id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own
     }
     return Federation(
         config=config,
@@ -127,9 +124,7 @@ def make_module(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> 
     if isinstance(made, nn.Module) and not isinstance(made, LightningModule):
         made = make({"_target_": "lightning_modules.ImageClassifier", "backbone": made}, "model")
     if not isinstance(made, LightningModule):
-        raise ConfigError(
-            f"model._target_={options['_target_']} made a {type(made).__name__}, not a LightningModule"
-        )
+        raise ConfigError(f"model._target_={options['_target_']} made a {type(made).__name__}, not a LightningModule")
     return made
 
 
@@ -172,17 +167,12 @@ def _check_hooks(module: LightningModule) -> None:
 
 
 def _with_shape(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> dict[str, Any]:
-    filled = {
-        key: _with_shape(value, shape) if isinstance(value, Mapping) else value
-        for key, value in options.items()
-    }
+    filled = {key: _with_shape(value, shape) if isinstance(value, Mapping) else value for key, value in options.items()}
     if "_target_" in filled:
         try:
             accepted = inspect.signature(hydra.utils.get_object(filled["_target_"])).parameters
         except (ImportError, AttributeError, ValueError, hydra.errors.HydraException) as error:
-            raise ConfigError(
-                f"model._target_={filled['_target_']} cannot be found: {_one_line(error)}"
-            ) from None
+            raise ConfigError(f"model._target_={filled['_target_']} cannot be found: {_one_line(error)}") from None
         open_ = {name: value for name, value in shape.items() if name in accepted and value is not None}
         filled = open_ | filled
     return filled

@@ -85,9 +85,7 @@ class LocalTrainer:
         monitor: str | None = None,
     ) -> None:
         if not module.automatic_optimization:
-            raise ConfigError(
-                f"model: {type(module).__name__} optimises manually; clients need automatic optimisation"
-            )
+            raise ConfigError(f"model: {type(module).__name__} optimises manually; clients need automatic optimisation")
         fabric.setup_module(module)  # once a rank: it hooks the module for good
         self.fabric, self.module, self.space = fabric, module, space
         self.train, self.test = train, test
@@ -224,9 +222,7 @@ class LocalTrainer:
             configured, schedulers = configured
         if isinstance(configured, list | tuple):
             if len(configured) != 1:
-                raise ConfigError(
-                    f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1"
-                )
+                raise ConfigError(f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1")
             configured = configured[0]
         if not isinstance(configured, torch.optim.Optimizer):
             raise ConfigError(
@@ -275,9 +271,7 @@ class LocalTrainer:
 def _loss_of(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
-        raise ConfigError(
-            f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}"
-        )
+        raise ConfigError(f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}")
     return loss
 
 

@@ -28,9 +28,7 @@ def config_groups() -> dict[str, list[str]]:
     groups = {}
     for folder in sorted(root.iterdir(), key=lambda entry: entry.name):
         if folder.is_dir() and not folder.name.startswith("_"):
-            choices = sorted(
-                f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-            )
+            choices = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
             if choices:
                 groups[folder.name] = choices
     return groups
@@ -58,9 +56,7 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
 
 def to_config(mapping: dict[str, Any]) -> Config:
     """The frozen configuration of a composed, resolved mapping; Hydra's own part and the helpers are dropped."""
-    return Config.from_mapping(
-        {key: mapping[key] for key in mapping if key not in ("hydra", "experiment", "launcher")}
-    )
+    return Config.from_mapping({key: mapping[key] for key in mapping if key not in ("hydra", "experiment", "launcher")})
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

@@ -228,9 +228,7 @@ class Config:
     def _check(self) -> Config:
         chosen, clients = self.trainer.clients_per_round, self.partition.num_clients
         if chosen is not None and chosen > clients:
-            raise ValueError(
-                f"trainer.clients_per_round={chosen} is more than partition.num_clients={clients}"
-            )
+            raise ValueError(f"trainer.clients_per_round={chosen} is more than partition.num_clients={clients}")
         return self
 
     @classmethod
@@ -258,9 +256,7 @@ def _as_tuples(value: Any) -> Any:
 
 def _explain(error: Any) -> str:
     """One pydantic error as one line: option, what was given, what is possible."""
-    option = ".".join(
-        str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-"))
-    )
+    option = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

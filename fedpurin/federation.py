@@ -154,9 +154,7 @@ class Federation:
                 row |= {name: value for name, value in self.clients[id].metrics.items()}
             rows.append(row)
         self._call("on_client_rows", rows=rows)
-        gathered = self.processes.gather_objects(
-            (rows, metrics, self.exchange.ledger.round_totals(round.number))
-        )
+        gathered = self.processes.gather_objects((rows, metrics, self.exchange.ledger.round_totals(round.number)))
         if self.processes.rank != 0:
             return
         rows = sorted((row for part, _, _ in gathered for row in part), key=lambda row: int(row["client"]))

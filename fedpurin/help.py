@@ -27,9 +27,7 @@ def help_text() -> str:
     width = min(shutil.get_terminal_size().columns, 100)
     groups = config_groups()
     choices = [
-        textwrap.fill(
-            f"{group:<10} {' '.join(names)}", width, initial_indent="  ", subsequent_indent=" " * 13
-        )
+        textwrap.fill(f"{group:<10} {' '.join(names)}", width, initial_indent="  ", subsequent_indent=" " * 13)
         for group, names in groups.items()
     ]
     about = textwrap.fill(

@@ -19,9 +19,7 @@ from torch import nn
 
 from fedpurin.config import ConfigError, TrainerConfig
 
-MIN_CPU_PROCESSES = (
-    8  # a laptop may run this many ranks on fewer cores, slower, to check that nothing changes
-)
+MIN_CPU_PROCESSES = 8  # a laptop may run this many ranks on fewer cores, slower, to check that nothing changes
 
 
 class ClientParallelStrategy(DDPStrategy):
@@ -39,9 +37,7 @@ class ClientParallelStrategy(DDPStrategy):
         return None  # a client's data belong to it; nothing is sharded over ranks
 
 
-def make_fabric(
-    config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout_seconds: float = 1800.0
-) -> Fabric:
+def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout_seconds: float = 1800.0) -> Fabric:
     """Start the processes that `config` asks for and return this one's Fabric.
 
     Raises:
@@ -87,11 +83,7 @@ def _accelerator(config: TrainerConfig, num_devices: int) -> str:
     if num_devices > available:
         raise ConfigError(
             f"trainer.devices={num_devices} with trainer.accelerator={config.accelerator} is not possible: "
-            + (
-                f"at most {available} CPU processes"
-                if kind == "cpu"
-                else f"this machine has {available} GPU(s)"
-            )
+            + (f"at most {available} CPU processes" if kind == "cpu" else f"this machine has {available} GPU(s)")
         )
     return kind
 

@@ -62,9 +62,7 @@ class RunFolder:
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int) -> None:
         """Write what is known before the first round."""
-        OmegaConf.save(
-            OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml"
-        )
+        OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
         write_json(self.path / "environment.json", describe_environment())
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
 
@@ -118,9 +116,7 @@ def _git(*arguments: str) -> str | None:
     """Git's answer about the folder that the code lies in; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -135,9 +131,7 @@ class Recorder:
     def on_run_start(self, federation: Federation) -> None:
         if federation.processes.rank == 0:
             space = federation.trainer.space
-            self.folder.open(
-                federation.config, num_parameters=space.layout.size, num_shared=space.shared.size
-            )
+            self.folder.open(federation.config, num_parameters=space.layout.size, num_shared=space.shared.size)
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)
@@ -154,9 +148,7 @@ def summarise_run(federation: Federation) -> dict[str, Any]:
     history = federation.history
     last = dict(history[-1])
     best = {
-        f"best/{name}": max(
-            (record[name] for record in history if record.get(name) is not None), default=None
-        )
+        f"best/{name}": max((record[name] for record in history if record.get(name) is not None), default=None)
         for name in ("accuracy/personalized", "accuracy/sparse", "accuracy/merged")
     }
     totals = {

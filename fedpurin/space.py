@@ -20,9 +20,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 
-ALIGNMENT = (
-    64  # elements: 256 bytes of float32 (vector loads stay aligned), 8 bytes of mask (one popcount word)
-)
+ALIGNMENT = 64  # elements: 256 bytes of float32 (vector loads stay aligned), 8 bytes of mask (one popcount word)
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm and InstanceNorm of every dimension
@@ -65,9 +63,7 @@ class Layout:
         end = 0
         for segment in self.segments:
             if segment.offset % ALIGNMENT or segment.offset < end:
-                raise ValueError(
-                    f"segment {segment.name!r} at offset {segment.offset} overlaps or is not aligned"
-                )
+                raise ValueError(f"segment {segment.name!r} at offset {segment.offset} overlaps or is not aligned")
             end = segment.offset + segment.size
         object.__setattr__(self, "length", _align(end))
         object.__setattr__(self, "size", sum(segment.size for segment in self.segments))
@@ -76,9 +72,7 @@ class Layout:
     def from_sizes(cls, sizes: Sequence[int], names: Sequence[str] | None = None) -> Layout:
         """Lay out one-dimensional segments of the given sizes (elements), for scores that come without a model."""
         names = names or [f"tensor{index}" for index in range(len(sizes))]
-        return cls.from_segments(
-            Segment(name, 0, size, (size,)) for name, size in zip(names, sizes, strict=True)
-        )
+        return cls.from_segments(Segment(name, 0, size, (size,)) for name, size in zip(names, sizes, strict=True))
 
     @classmethod
     def from_segments(cls, segments: Iterable[Segment]) -> Layout:
@@ -146,9 +140,7 @@ class ParameterSpace:
     copy into `vector`. Parameters that do not require a gradient are not part of the space.
     """
 
-    def __init__(
-        self, module: nn.Module, shares: Callable[[Segment], bool], roles: Roles | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, shares: Callable[[Segment], bool], roles: Roles | None = None) -> None:
         described = list(describe_parameters(module, roles or Roles()))
         if not described:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
