@@ -8,13 +8,15 @@ their mappings pass through here untouched (`model`, `method`, `callbacks`, `log
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+_BRANCHES = ("int", "float", "str", "bool")
 _FROZEN = ConfigDict(extra="forbid", strict=True)
 
 
@@ -241,7 +243,7 @@ class Config:
         try:
             return TypeAdapter(cls).validate_python(_as_tuples(mapping), strict=False)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(item) for item in error.errors()[:2])) from None
+            raise ConfigError(_explain(error.errors())) from None
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`."""
@@ -254,14 +256,21 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _explain(error: Any) -> str:
-    """One pydantic error as one line: option, what was given, what is possible."""
-    option = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "function-")))
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+def _explain(errors: Sequence[Any]) -> str:
+    """The first mistake as one line: option, what was given, what is possible (every branch of a union)."""
+    option, given = _option(errors[0]), errors[0].get("input")
+    kind = errors[0]["type"]
+    if kind == "value_error":
+        return str(errors[0]["ctx"]["error"])
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{option}: there is no such option"
-    if error["type"] == "missing":
+    if kind == "missing":
         return f"{option}: this option needs a value"
-    message = error["msg"].removeprefix("Input ")
-    return f"{option}={error['input']!r} is not possible: it {message}"
+    messages = [error["msg"].removeprefix("Input ") for error in errors if _option(error) == option]
+    return f"{option}={given!r} is not possible: it {', or '.join(dict.fromkeys(messages))}"
+
+
+def _option(error: Any) -> str:
+    """The dotted option that an error is about; pydantic appends the branch of a union, which is no option."""
+    options = [str(part) for part in error["loc"]]
+    return ".".join(part for part in options if re.fullmatch(r"[a-z_0-9]+", part) and part not in _BRANCHES)

@@ -1,0 +1,59 @@
+"""The same as the `fedpurin` command, from Python: one function, the user's own module and data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+from torch.utils.data import Dataset
+
+from fedpurin.build import build
+from fedpurin.compose import compose_config
+from fedpurin.federation import Federation
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, every round's record (on rank 0), and the loop with its clients."""
+
+    run_dir: Path
+    history: list[dict[str, Any]]
+    federation: Federation
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says."""
+        summary: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
+        return summary
+
+
+def simulate(
+    overrides: Sequence[str] = (),
+    *,
+    module: LightningModule | None = None,
+    train: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
+    callbacks: Sequence[Any] = (),
+    run_dir: str | Path | None = None,
+) -> RunResult:
+    """Run one federation and return its result.
+
+    Args:
+        overrides: what would follow `fedpurin` on the command line, e.g. `["method=fedavg", "trainer.rounds=5"]`.
+        module: the clients' LightningModule, with `training_step`, `configure_optimizers` and a `validation_step`
+            that logs "accuracy"; None builds the configured model. All clients start from its present weights.
+        train, test: map-style data sets of (x, y) pairs; both None loads the configured data.
+        callbacks: Lightning callbacks beside the configured ones.
+        run_dir: the run folder; None takes Hydra's `outputs/DATE/TIME`.
+
+    Raises:
+        fedpurin.ConfigError: a mistake in the options, or parts that do not fit each other.
+    """
+    config, default_dir = compose_config(overrides)
+    folder = Path(run_dir) if run_dir is not None else default_dir
+    federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
+    return RunResult(folder, federation.run(), federation)

@@ -1,0 +1,125 @@
+"""The flat vector: layout, packing, roles and binding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fedpurin.space import ALIGNMENT, Layout, ParameterSpace, Roles, pack_mask, unpack_mask
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.normalisation = nn.BatchNorm2d(2)
+        self.block = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4))
+        self.frozen = nn.Linear(3, 3)
+        self.frozen.requires_grad_(False)
+        self.out = nn.Linear(4, 3)
+
+
+def test_layout_places_segments_on_whole_words() -> None:
+    layout = Layout.from_sizes([3, 64, 65])
+    assert [s.offset for s in layout] == [0, 64, 128]
+    assert (layout.length, layout.size) == (256, 132)
+    assert [s.packed_slice for s in layout] == [slice(0, 1), slice(8, 16), slice(16, 25)]
+
+
+def test_pack_mask_is_little_endian() -> None:
+    mask = torch.zeros(64, dtype=torch.bool)
+    mask[[0, 9, 63]] = True
+    assert pack_mask(mask).tolist() == [1, 2, 0, 0, 0, 0, 0, 128]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_unpack_inverts_pack(bits: list[bool]) -> None:
+    mask = torch.tensor(bits + [False] * (-len(bits) % 8))
+    assert torch.equal(unpack_mask(pack_mask(mask)), mask)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=6))
+def test_extract_inverts_embed_and_padding_is_zero(sizes: list[int]) -> None:
+    layout = Layout.from_sizes(sizes)
+    compact = torch.arange(1.0, layout.size + 1)
+    vector = layout.embed(compact)
+    assert torch.equal(layout.extract(vector), compact)
+    assert vector[~layout.parameter_mask()].eq(0).all()
+    assert all(s.offset % ALIGNMENT == 0 for s in layout)
+
+
+def test_embed_rejects_another_size() -> None:
+    with pytest.raises(ValueError, match="got \\(4,\\) elements; this layout has 3"):
+        Layout.from_sizes([3]).embed(torch.zeros(4))
+
+
+def test_overlapping_segments_are_rejected() -> None:
+    good = Layout.from_sizes([100])
+    with pytest.raises(ValueError, match="overlaps or is not aligned"):
+        Layout((good.segments[0], good.segments[0]))
+
+
+def test_roles_go_by_module_type_not_by_name() -> None:
+    space = ParameterSpace(Net(), lambda s: True)
+    norms = {s.name for s in space.layout if s.is_norm}
+    heads = {s.name for s in space.layout if s.is_head}
+    assert norms == {"normalisation.weight", "normalisation.bias", "block.1.weight", "block.1.bias"}
+    assert heads == {"out.weight", "out.bias"}
+    assert not any(s.name.startswith("frozen") for s in space.layout)
+
+
+def test_explicit_roles() -> None:
+    space = ParameterSpace(Net(), lambda s: True, Roles(head="block", norm=("conv",)))
+    assert {s.name for s in space.layout if s.is_head} == {f"block.{i}.{p}" for i in (0, 1) for p in ("weight", "bias")}
+    assert next(s for s in space.layout if s.name == "conv.bias").is_norm
+
+
+def test_a_role_that_matches_nothing_raises() -> None:
+    with pytest.raises(ValueError, match="'classifier' names no module"):
+        ParameterSpace(Net(), lambda s: True, Roles(head="classifier"))
+
+
+def test_resnet18_has_40_norm_tensors() -> None:
+    from torchvision.models import resnet18
+
+    space = ParameterSpace(resnet18(num_classes=10), lambda s: not s.is_norm)
+    assert sum(s.is_norm for s in space.layout) == 40
+    assert len(space.shared) == len(space.layout) - 40
+
+
+def test_shared_segments_are_the_prefix() -> None:
+    space = ParameterSpace(Net(), lambda s: not s.is_norm)
+    names = [s.name for s in space.layout]
+    assert names[: len(space.shared)] == [
+        "conv.weight", "conv.bias", "block.0.weight", "block.0.bias", "out.weight", "out.bias",
+    ]  # fmt: skip
+    assert space.shared.size == 18 + 2 + 32 + 4 + 12 + 3
+
+
+def test_bind_makes_parameters_views() -> None:
+    net = Net()
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    space = ParameterSpace(net, lambda s: True)
+    vector = space.bind(net)
+    for segment in space.layout:
+        assert torch.equal(vector[segment.slice].view(segment.shape), before[segment.name])
+    vector.fill_(2.0)
+    assert net.conv.weight.eq(2.0).all()
+    torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1.0)
+    net.out(torch.ones(1, 4)).sum().backward()
+    assert space.gather_gradients(net)[space.shared.segments[-1].slice].tolist() == [1.0, 1.0, 1.0]
+    assert space.gather_gradients(net)[0] == 0.0  # a parameter that took no part counts as zero
+
+
+def test_bind_asks_for_float32() -> None:
+    net = nn.Linear(2, 2).double()
+    with pytest.raises(ValueError, match="float32"):
+        ParameterSpace(net, lambda s: True).bind(net)
+
+
+def test_a_module_without_parameters_raises() -> None:
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        ParameterSpace(nn.ReLU(), lambda s: True)
