@@ -1,0 +1,123 @@
+"""Folders of images, `<root>/{train,test}/<class>/*`: grey and colour, of any sizes, mixed.
+
+Owns: the folder's rules and the decoding of its files. Does not own: what a size or channel option does to an
+image (images.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from fedpurin.config import ConfigError, DataConfig
+from fedpurin.data.images import to_square, with_channels
+
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
+_LAYOUT = "<root>/{train,test}/<class>/*.{jpg,png,…}"
+
+Item = TypeVar("Item")
+
+
+def read_image_folder(config: DataConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Sequence[str]]:
+    """Both splits as uint8 images [n, C, S, S] with labels, and the class names, sorted.
+
+    S is `data.image_size` or else the median of the training images' shorter sides; C is `data.channels`, or
+    else 3 if any image of either split is in colour. Files with other endings than images' are passed over.
+
+    Raises:
+        ConfigError: no `data.root`, a split or class without images, test classes that are not the training
+            classes, a file that cannot be decoded.
+    """
+    if config.root is None:
+        raise ConfigError(f"data.root=null: data=image_folder needs the folder, laid out as {_LAYOUT}")
+    root = Path(config.root).expanduser()
+    train, test = _list_classes(root, "train"), _list_classes(root, "test")
+    if list(train) != list(test):
+        only = {"train": sorted(set(train) - set(test)), "test": sorted(set(test) - set(train))}
+        named = "; ".join(f"only in {split}/: {_some(names)}" for split, names in only.items() if names)
+        raise ConfigError(f"data.root={root}: train/ and test/ must hold the same classes ({named})")
+    paths = {"train": [path for files in train.values() for path in files],
+             "test": [path for files in test.values() for path in files]}  # fmt: skip
+    shapes = {split: _in_threads(_inspect, files) for split, files in paths.items()}
+    size = config.image_size or int(np.median([side for side, _ in shapes["train"]]))
+    in_colour = any(colour for both in shapes.values() for _, colour in both)
+    channels = config.channels or (3 if in_colour else 1)
+    splits = []
+    for split, classes in (("train", train), ("test", test)):
+        images = torch.empty(len(paths[split]), channels, size, size, dtype=torch.uint8)
+
+        def decode(item: tuple[int, Path], into: Tensor = images) -> None:
+            into[item[0]] = to_square(with_channels(_decode(item[1]), channels), size)
+
+        _in_threads(decode, list(enumerate(paths[split])))
+        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+        splits.append((images, torch.from_numpy(labels)))
+    return splits[0], splits[1], list(train)
+
+
+def _list_classes(root: Path, split: str) -> dict[str, list[Path]]:
+    """Image files of each class of a split, both sorted by name."""
+    folder = root / split
+    if not folder.is_dir():
+        raise ConfigError(f"data.root={root}: there is no folder {split}/ in it; it must be laid out as {_LAYOUT}")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise ConfigError(f"data.root={root}: {split}/ holds no class folder; it must be laid out as {_LAYOUT}")
+    classes = {
+        name: sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+        for name in names
+    }
+    if empty := [name for name, files in classes.items() if not files]:
+        raise ConfigError(
+            f"data.root={root}: no image in {split}/ for class {_some(empty)}; each class needs at least one "
+            f"({' '.join(IMG_EXTENSIONS)})"
+        )
+    return classes
+
+
+def _inspect(path: Path) -> tuple[int, bool]:
+    """Shorter side in pixels, and whether the image is in colour; reads the header only."""
+    return _read(path, lambda image: (min(image.size), image.mode not in GREY_MODES))
+
+
+def _decode(path: Path) -> Tensor:
+    """An image as uint8 [C, H, W], C = 1 or 3, turned upright as its EXIF tag says; transparency is dropped."""
+
+    def convert(image: Image.Image) -> Tensor:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip at 255
+            levels = np.asarray(upright).astype(np.int64).clip(0, 65_535) >> 8
+            return torch.from_numpy(levels.astype(np.uint8)).unsqueeze(0)
+        pixels = np.asarray(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
+        return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())
+
+    return _read(path, convert)
+
+
+def _read(path: Path, use: Callable[[Image.Image], Item]) -> Item:
+    try:
+        with Image.open(path) as image:
+            return use(image)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"data.root: {path} cannot be decoded ({error}); replace or remove it") from None
+
+
+Argument = TypeVar("Argument")
+
+
+def _in_threads(function: Callable[[Argument], Item], items: Sequence[Argument]) -> list[Item]:
+    """PIL decodes outside Python's lock."""
+    with ThreadPoolExecutor() as executor:
+        return list(executor.map(function, items))
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,274 @@
+"""Who holds which sample: class skew × volume skew, exact counts, the same class proportions in train and test.
+
+Owns: the rules `iid`, `dirichlet` and `pathological`, client sizes, and the deal. Does not own: the arithmetic of
+whole numbers under a pool's limits (quotas.py), options and their ranges (config.py).
+
+    iid            every client has the training pool's class proportions
+    dirichlet      client i's proportions are drawn from Dir(α · 1) over the classes (Hsu et al. 2019, arXiv
+                   1909.06335)
+    pathological   every client holds `classes_per_client` classes in equal parts (McMahan et al. 2017); classes
+                   are dealt in shuffled turns, so each goes to as many clients as any other, give or take one
+
+Sizes follow `partition.volume`; a client's test size is in proportion to its training size. With
+`disjoint: false` every client draws from the whole pool, without replacement. With `disjoint: true` clients
+share the pool out: where their wishes add up to more of a class than there is, all of them bend a little
+(`bend_shares`), in training and test alike. No client ever holds a sample twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpurin.config import ConfigError, PartitionConfig, VolumeConfig
+from fedpurin.data.dataset import LabelledData
+from fedpurin.data.quotas import Counts, Shares, bend_shares, round_counts, share_out
+from fedpurin.seeding import numpy_generator
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Client i trains on samples `train[i]` and is tested on `test[i]`: ascending indices into the two pools."""
+
+    train: tuple[NDArray[np.int64], ...]
+    test: tuple[NDArray[np.int64], ...]
+    class_counts: Counts
+    """Training samples [clients, classes]."""
+    test_class_counts: Counts
+    """Test samples [clients, classes]."""
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.train)
+
+    def summary(self) -> str:
+        """One line: clients, their sizes, and how many classes they see."""
+        classes = (self.class_counts > 0).sum(axis=1)
+        return (
+            f"{self.num_clients} clients, training samples {_range(self.class_counts.sum(axis=1))}, "
+            f"test samples {_range(self.test_class_counts.sum(axis=1))}, classes {_range(classes)}"
+        )
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the rules ask for, before any pool limits it."""
+
+    shares: Shares
+    """Class proportions [clients, classes]; rows sum to one."""
+    allowed: NDArray[np.bool_]
+    """Classes that a client may hold [clients, classes]."""
+    weights: Shares
+    """Relative client sizes."""
+    floor: int
+    disjoint: bool
+
+    def count(self, train_total: int, test_total: int, train: Counts, test: Counts) -> tuple[Counts, Counts] | None:
+        """Training and test counts [clients, classes] for pools with `train` and `test` samples a class."""
+        sizes = share_out(train_total, self.weights, self.floor)
+        test_sizes = share_out(test_total, sizes.astype(np.float64), 1)
+        num_clients = len(sizes)
+        if self.disjoint:
+            groups = [slice(None)]
+        else:
+            groups = [slice(client, client + 1) for client in range(num_clients)]
+        counts, test_counts = np.zeros_like(self.allowed, dtype=np.int64), np.zeros_like(self.allowed, dtype=np.int64)
+        for group in groups:
+            both = self._count_group(group, sizes[group], test_sizes[group], train, test)
+            if both is None:
+                return None
+            counts[group], test_counts[group] = both
+        return counts, test_counts
+
+    def _count_group(
+        self, group: slice, sizes: Counts, test_sizes: Counts, train: Counts, test: Counts
+    ) -> tuple[Counts, Counts] | None:
+        """The same for clients that take from one pool together: all of them, or one if they are not disjoint."""
+        allowed = self.allowed[group]
+        # Test sizes are proportional to training sizes, so one bound on shares serves both pools. Half a sample a
+        # client is what rounding the test counts moves anyway.
+        test_room = (test + len(sizes) / 2) * (sizes.sum() / test_sizes.sum())
+        shares = bend_shares(self.shares[group], sizes, np.minimum(train, test_room), allowed)
+        counts = round_counts(shares, sizes, train, allowed)
+        if counts is None:
+            return None
+        # From the counts that were dealt, not from the shares: nobody is tested on a class it did not train on.
+        test_counts = round_counts(counts / sizes[:, None], test_sizes, test, counts > 0)
+        return None if test_counts is None else (counts, test_counts)
+
+
+def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partition:
+    """Deal the samples of both pools to `partition.num_clients` clients.
+
+    Raises:
+        ConfigError: more clients than samples, counts above the pool, or a class rule that the data cannot meet.
+    """
+    train_labels, test_labels = data.train.labels.cpu().numpy(), data.test.labels.cpu().numpy()
+    train = np.bincount(train_labels, minlength=data.num_classes)
+    test = np.bincount(test_labels, minlength=data.num_classes)
+    _check_sizes(config, int(train.sum()), int(test.sum()))
+    wish = _make_wish(config, train, test, seed)
+    counts, test_counts = _settle(config, wish, train, test)
+    return Partition(
+        _deal(counts, train_labels, config.disjoint, numpy_generator(seed, "partition/train")),
+        _deal(test_counts, test_labels, config.disjoint, numpy_generator(seed, "partition/test")),
+        counts,
+        test_counts,
+    )
+
+
+def _check_sizes(config: PartitionConfig, num_train: int, num_test: int) -> None:
+    clients = config.num_clients
+    for split, each, pool in (
+        ("train", config.train_per_client, num_train),
+        ("test", config.test_per_client, num_test),
+    ):
+        if clients > pool and (config.disjoint or each is None):
+            raise ConfigError(
+                f"partition.num_clients={clients} is more than the {pool} {split} samples; at most {pool} clients can "
+                f"get one each"
+            )
+        option = f"partition.{split}_per_client={each}"
+        if each is not None and config.disjoint and each * clients > pool:
+            raise ConfigError(
+                f"{option} for {clients} disjoint clients needs {each * clients} {split} samples; the pool has {pool}: "
+                f"at most {pool // clients}, or partition.disjoint=false"
+            )
+        if each is not None and each > pool:
+            raise ConfigError(f"{option} is more than the pool's {pool} {split} samples")
+    floor, mean = config.volume.floor, config.train_per_client or num_train // clients
+    if config.volume.name != "equal" and floor > mean:
+        raise ConfigError(
+            f"partition.volume.floor={floor} is more than the mean of {mean} training samples a client; at most {mean}"
+        )
+
+
+def _make_wish(config: PartitionConfig, train: Counts, test: Counts, seed: int) -> _Wish:
+    generator = numpy_generator(seed, "partition/shares")
+    clients, classes = config.num_clients, len(train)
+    usable = np.flatnonzero((train > 0) & (test > 0))
+    shares = np.zeros((clients, classes))
+    if config.name == "iid":
+        shares[:, usable] = train[usable] / train[usable].sum()
+    elif config.name == "dirichlet":
+        shares[:, usable] = generator.dirichlet(np.full(len(usable), config.alpha), size=clients)
+    else:
+        if config.classes_per_client > len(usable):
+            raise ConfigError(
+                f"partition.classes_per_client={config.classes_per_client} is more than the {len(usable)} classes "
+                "that have both training and test samples"
+            )
+        chosen = _deal_classes(clients, usable, config.classes_per_client, generator)
+        np.put_along_axis(shares, chosen, 1.0 / config.classes_per_client, axis=1)
+    allowed = shares > 0
+    if config.name == "dirichlet":
+        allowed[:, usable] = True  # a share may be zero to the last bit at a small α, and still has to bend
+    weights, floor = _draw_weights(config.volume, clients, numpy_generator(seed, "partition/volume"))
+    return _Wish(shares, allowed, weights, floor, config.disjoint)
+
+
+def _deal_classes(clients: int, usable: Counts, each: int, generator: np.random.Generator) -> Counts:
+    """`each` different classes for every client [clients, each], all classes used equally often, give or take one."""
+    uses = np.zeros(len(usable))
+    chosen = np.empty((clients, each), dtype=np.int64)
+    for client in range(clients):
+        # Least used first, in an order shuffled anew for every client.
+        order = np.lexsort((generator.random(len(usable)), uses))[:each]
+        uses[order] += 1
+        chosen[client] = usable[order]
+    return chosen
+
+
+def _draw_weights(volume: VolumeConfig, clients: int, generator: np.random.Generator) -> tuple[Shares, int]:
+    """Relative client sizes and the least size; clients of equal size need no floor."""
+    if volume.name == "lognormal":
+        return np.exp(volume.sigma * generator.standard_normal(clients)), volume.floor
+    if volume.name == "powerlaw":
+        return generator.permutation(np.arange(1, clients + 1) ** -volume.exponent), volume.floor
+    return np.ones(clients), 1
+
+
+def _settle(config: PartitionConfig, wish: _Wish, train: Counts, test: Counts) -> tuple[Counts, Counts]:
+    """Counts for the totals that were asked for; what is null becomes the largest total that the rules allow."""
+    clients = config.num_clients
+    fixed_train = None if config.train_per_client is None else config.train_per_client * clients
+    fixed_test = None if config.test_per_client is None else config.test_per_client * clients
+    train_pool, test_pool = (
+        int(pool.sum()) if config.disjoint else int(pool.sum()) // clients * clients for pool in (train, test)
+    )
+
+    def fits(train_total: int, test_total: int) -> bool:
+        return wish.count(train_total, test_total, train, test) is not None
+
+    # The smallest test total decides what training can take, the settled training total what testing can.
+    train_total = fixed_train or _largest(
+        lambda total: fits(total, fixed_test or clients), wish.floor * clients, train_pool
+    )
+    test_total = (
+        fixed_test or _largest(lambda total: fits(train_total or 0, total), clients, test_pool) if train_total else 0
+    )
+    both = wish.count(train_total, test_total, train, test) if train_total and test_total else None
+    if both is None:
+        raise ConfigError(_explain(config, wish, train, test))
+    return both
+
+
+def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest total from `low` to `high` that fits, by bisection; 0 if `low` does not."""
+    if fits(high):
+        return high
+    if not fits(low):
+        return 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _explain(config: PartitionConfig, wish: _Wish, train: Counts, test: Counts) -> str:
+    """Which per-client count the class rule cannot meet, and the largest that it can."""
+    clients = config.num_clients
+    rule = {
+        "iid": "partition=iid",
+        "dirichlet": f"partition=dirichlet with partition.alpha={config.alpha}",
+        "pathological": f"partition=pathological with partition.classes_per_client={config.classes_per_client}",
+    }[config.name] + f" and partition.disjoint={str(config.disjoint).lower()}"
+
+    def most(fits: Callable[[int], bool], high: int) -> int:
+        return _largest(lambda each: fits(each * clients), max(1, wish.floor), max(1, high))
+
+    if config.train_per_client is not None:
+        each = most(lambda total: wish.count(total, clients, train, test) is not None, config.train_per_client)
+        if each < config.train_per_client:
+            return (
+                f"partition.train_per_client={config.train_per_client} cannot be met by {rule} for {clients} clients: "
+                f"classes have {train.min()} to {train.max()} training samples; at most {each}"
+            )
+    return (
+        f"partition.test_per_client={config.test_per_client} cannot be met by {rule} for {clients} clients with the "
+        f"same class proportions as in training: classes have {test.min()} to {test.max()} test samples"
+    )
+
+
+def _deal(
+    counts: Counts, labels: NDArray[np.int64], disjoint: bool, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], ...]:
+    """Draw `counts` [clients, classes] samples without replacement: from a common pool, or each from the whole."""
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in counts]
+    for label, column in enumerate(counts.T):
+        members = np.flatnonzero(labels == label)
+        if disjoint:
+            drawn = np.split(generator.permutation(members)[: column.sum()], column.cumsum()[:-1])
+        else:
+            drawn = [generator.choice(members, count, replace=False) if count else members[:0] for count in column]
+        for part, samples in zip(parts, drawn, strict=True):
+            part.append(samples)
+    return tuple(np.sort(np.concatenate(part)) for part in parts)
+
+
+def _range(values: NDArray[np.int64]) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low}–{high}"

@@ -1,0 +1,125 @@
+"""How many samples of each class each client gets: whole numbers with exact row sums, under what a pool holds.
+
+Owns: the arithmetic between a wish (class shares and client sizes, real numbers) and counts that can be dealt
+out. Does not own: the rules that make the wish and the samples themselves (partition.py).
+
+Three steps. `share_out` makes whole client sizes. `bend_shares` moves the wish as little as the pool demands, by
+iterative proportional fitting (Deming & Stephan 1940). `round_counts` rounds by largest remainder and, where a
+class is still overdrawn, moves single samples between classes along augmenting paths, so it finds counts
+whenever there are any.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
+
+_MAX_SWEEPS = 500
+_TINY_SHARE = 1e-6  # what a class that a client may hold weighs at least once shares have to bend
+_NOISE = 1e-9  # rounding error of a target: 2.9999999999 is 3
+
+
+def share_out(total: int, weights: Shares, floor: int) -> Counts:
+    """Whole sizes that add up to `total`, in proportion to `weights` where that is above `floor`.
+
+    Raises:
+        ValueError: the floors alone add up to more than `total`.
+    """
+    if total < floor * len(weights):
+        raise ValueError(f"{len(weights)} floors of {floor} add up to more than {total}")
+    raised = np.zeros(len(weights), dtype=bool)
+    while True:
+        rest = total - floor * int(raised.sum())
+        sizes = np.where(raised, floor, weights * rest / max(weights[~raised].sum(), np.finfo(float).tiny))
+        below = ~raised & (sizes < floor)
+        if not below.any():
+            return largest_remainder(sizes[None], np.array([total]))[0]
+        raised |= below
+
+
+def largest_remainder(targets: Shares, totals: Counts) -> Counts:
+    """Round every row of `targets` [n, k] down, then up by one where the most was lost, until it sums to its total.
+
+    Ties go to the lower column. A target of zero stays zero.
+    """
+    counts = np.floor(targets + _NOISE).astype(np.int64)
+    lost = np.where(targets > 0, targets - counts, -np.inf)
+    rank = np.argsort(np.argsort(-lost, axis=1, kind="stable"), axis=1)
+    return counts + (rank < (totals - counts.sum(axis=1))[:, None])
+
+
+def bend_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArray[np.bool_]) -> Shares:
+    """Class shares [n, k] near `shares` for which the column sums of `sizes · shares` stay within `capacity` [k].
+
+    Where nothing is overdrawn the shares come back untouched. Rows go on summing to one and stay zero outside
+    `allowed`. If there is no such matrix, or it is not reached in time, some columns stay overdrawn.
+    """
+    amounts = shares * sizes[:, None]
+    if (amounts.sum(axis=0) <= capacity).all():
+        return shares
+    amounts = np.where(allowed, np.maximum(amounts, _TINY_SHARE), 0.0)
+    for _ in range(_MAX_SWEEPS):
+        amounts *= (sizes / amounts.sum(axis=1))[:, None]
+        drawn = amounts.sum(axis=0)
+        if (drawn <= capacity + 0.01).all():
+            break
+        # A class that holds nothing keeps a trace, so that no row can lose its whole mass.
+        amounts *= np.minimum(1.0, np.maximum(capacity, _TINY_SHARE) / np.maximum(drawn, _TINY_SHARE))
+    return amounts / amounts.sum(axis=1, keepdims=True)
+
+
+def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArray[np.bool_]) -> Counts | None:
+    """Counts [n, k] with row sums exactly `sizes`, column sums at most `capacity` and nothing outside `allowed`.
+
+    Each count is its target `sizes · shares` rounded by largest remainder, but for what has to move to keep
+    within the capacity. None if no such counts exist.
+    """
+    targets = shares * sizes[:, None]
+    counts = largest_remainder(targets, sizes)
+    while True:
+        excess = counts.sum(axis=0) - capacity
+        if (excess <= 0).all():
+            return counts
+        path = _find_path(counts, allowed, excess)
+        if path is None:
+            return None
+        _move_along(path, counts, counts - targets, excess, allowed)
+
+
+def _find_path(counts: Counts, allowed: NDArray[np.bool_], excess: Counts) -> list[int] | None:
+    """Shortest chain of classes from an overdrawn one to one with room; some client can move along each link."""
+    links = ((counts > 0).T.astype(np.float32) @ allowed.astype(np.float32)) > 0
+    start = int(np.argmax(excess))
+    came_from = {start: start}
+    queue = deque([start])
+    while queue:
+        here = queue.popleft()
+        if excess[here] < 0:
+            path = [here]
+            while path[-1] != start:
+                path.append(came_from[path[-1]])
+            return path[::-1]
+        for neighbour in np.flatnonzero(links[here]):
+            if int(neighbour) not in came_from:
+                came_from[int(neighbour)] = here
+                queue.append(int(neighbour))
+    return None
+
+
+def _move_along(path: list[int], counts: Counts, deviation: Shares, excess: Counts, allowed: NDArray[np.bool_]) -> None:
+    """Move samples one link on for each link of the path, at the client whom it brings nearest to its target."""
+    links = list(zip(path[:-1], path[1:], strict=True))
+    gains = [np.where((counts[:, a] > 0) & allowed[:, b], deviation[:, a] - deviation[:, b], -np.inf) for a, b in links]
+    clients = [int(np.argmax(gain)) for gain in gains]
+    # Half the gap levels a client's two deviations; at least one sample moves, so that the search ends.
+    level = min(gain[client] / 2 for gain, client in zip(gains, clients, strict=True))
+    held = min(counts[client, a] for client, (a, _) in zip(clients, links, strict=True))
+    amount = max(1, int(min(level, held, excess[path[0]], -excess[path[-1]])))
+    for client, (a, b) in zip(clients, links, strict=True):
+        counts[client, a] -= amount
+        counts[client, b] += amount
