@@ -88,8 +88,8 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float32[Tensor
     values = torch.arange(256, dtype=torch.float64)
     means, deviations = [], []
     for channel in images.unbind(1):
-        counts = torch.stack([torch.bincount(part.flatten(), minlength=256) for part in channel.split(4096)]).sum(0)
-        shares = counts.double() / channel.numel()
+        parts = [torch.bincount(part.flatten(), minlength=256) for part in torch.split(channel, 4096)]
+        shares = torch.stack(parts).sum(0).double() / channel.numel()
         means.append(mean := shares @ values)
         deviations.append((shares @ (values - mean) ** 2).sqrt())
     deviation = torch.stack(deviations)

@@ -88,7 +88,8 @@ class PublishedFiles:
                 getattr(datasets, self.torchvision_class)(str(root), download=True)
         except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError) as error:
             raise ConfigError(
-                f"data.root={root}: no {self.title} there, and the download failed ({_one_line(error)}); {self._wanted()}"
+                f"data.root={root}: no {self.title} there, and the download failed ({_one_line(error)}); "
+                f"{self._wanted()}"
             ) from None
         found = self._search([root])
         assert found is not None, "torchvision downloaded to another place"

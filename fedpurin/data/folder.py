@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fedpurin.config import ConfigError, DataConfig
 from fedpurin.data.images import to_square, with_channels
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LAYOUT = "<root>/{train,test}/<class>/*.{jpg,png,…}"
 
 Item = TypeVar("Item")
@@ -72,13 +72,13 @@ def _list_classes(root: Path, split: str) -> dict[str, list[Path]]:
     if not names:
         raise ConfigError(f"data.root={root}: {split}/ holds no class folder; it must be laid out as {_LAYOUT}")
     classes = {
-        name: sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+        name: sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         for name in names
     }
     if empty := [name for name, files in classes.items() if not files]:
         raise ConfigError(
             f"data.root={root}: no image in {split}/ for class {_some(empty)}; each class needs at least one "
-            f"({' '.join(IMG_EXTENSIONS)})"
+            f"({' '.join(IMAGE_SUFFIXES)})"
         )
     return classes
 

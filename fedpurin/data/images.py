@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from fedpurin.config import DataConfig
 
@@ -19,16 +18,20 @@ _CHUNK = 1024  # images resized at a time: the float copy inside stays small
 def conform(images: UInt8[Tensor, "n c h w"], config: DataConfig) -> UInt8[Tensor, "n c2 h2 w2"]:
     """Images with `data.channels` channels, square with side `data.image_size`; what is null stays as it is."""
     channels, size = config.channels or images.shape[1], config.image_size
-    if channels == images.shape[1] and size in (None, *{images.shape[2:]} & {(size, size)}):
+    if channels == images.shape[1] and (size is None or images.shape[2:] == (size, size)):
         return images
-    return torch.cat([_conform_chunk(chunk, channels, size) for chunk in images.split(_CHUNK)])
+    return torch.cat([_conform_chunk(chunk, channels, size) for chunk in torch.split(images, _CHUNK)])
 
 
 def to_square(image: UInt8[Tensor, "... h w"], size: int) -> UInt8[Tensor, "... size size"]:
     """Bring the shorter side to `size` pixels (bilinear, antialiased) and cut out the centre."""
     if image.shape[-2:] == (size, size):
         return image
-    return functional.center_crop(functional.resize(image, [size], antialias=True), [size, size])
+    from torchvision.transforms.v2 import functional  # imported where used: it takes seconds
+
+    resized: Tensor = functional.resize(image, [size], antialias=True)
+    square: Tensor = functional.center_crop(resized, [size, size])
+    return square
 
 
 def with_channels(image: UInt8[Tensor, "... c h w"], channels: int) -> UInt8[Tensor, "... channels h w"]:
@@ -38,7 +41,10 @@ def with_channels(image: UInt8[Tensor, "... c h w"], channels: int) -> UInt8[Ten
         return image
     if present == 1:
         return image.expand(*image.shape[:-3], channels, *image.shape[-2:])
-    return functional.rgb_to_grayscale(image, num_output_channels=channels)
+    from torchvision.transforms.v2 import functional
+
+    grey: Tensor = functional.rgb_to_grayscale(image)
+    return grey
 
 
 def _conform_chunk(images: Tensor, channels: int, size: int | None) -> Tensor:

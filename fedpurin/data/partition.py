@@ -53,7 +53,15 @@ class Partition:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Pools:
+    """Samples of each class [classes] in both pools."""
+
+    train: Counts
+    test: Counts
+
+
+@dataclass(frozen=True, eq=False)
 class _Wish:
     """What the rules ask for, before any pool limits it."""
 
@@ -66,38 +74,39 @@ class _Wish:
     floor: int
     disjoint: bool
 
-    def count(self, train_total: int, test_total: int, train: Counts, test: Counts) -> tuple[Counts, Counts] | None:
-        """Training and test counts [clients, classes] for pools with `train` and `test` samples a class."""
+    def count(self, train_total: int, test_total: int, pools: _Pools) -> tuple[Counts, Counts] | None:
+        """Training and test counts [clients, classes] with these totals; None if the pools cannot give them."""
         sizes = share_out(train_total, self.weights, self.floor)
         test_sizes = share_out(test_total, sizes.astype(np.float64), 1)
-        num_clients = len(sizes)
-        if self.disjoint:
-            groups = [slice(None)]
-        else:
-            groups = [slice(client, client + 1) for client in range(num_clients)]
-        counts, test_counts = np.zeros_like(self.allowed, dtype=np.int64), np.zeros_like(self.allowed, dtype=np.int64)
-        for group in groups:
-            both = self._count_group(group, sizes[group], test_sizes[group], train, test)
+        counts, test_counts = np.zeros((2, *self.shares.shape), dtype=np.int64)
+        clients = range(len(sizes))
+        # Clients that take from one pool together: all of them, or each alone if they need not be disjoint.
+        for group in [slice(None)] if self.disjoint else [slice(client, client + 1) for client in clients]:
+            both = self._count_group(group, sizes[group], test_sizes[group], pools)
             if both is None:
                 return None
             counts[group], test_counts[group] = both
         return counts, test_counts
 
     def _count_group(
-        self, group: slice, sizes: Counts, test_sizes: Counts, train: Counts, test: Counts
+        self, group: slice, sizes: Counts, test_sizes: Counts, pools: _Pools
     ) -> tuple[Counts, Counts] | None:
-        """The same for clients that take from one pool together: all of them, or one if they are not disjoint."""
         allowed = self.allowed[group]
         # Test sizes are proportional to training sizes, so one bound on shares serves both pools. Half a sample a
         # client is what rounding the test counts moves anyway.
-        test_room = (test + len(sizes) / 2) * (sizes.sum() / test_sizes.sum())
-        shares = bend_shares(self.shares[group], sizes, np.minimum(train, test_room), allowed)
-        counts = round_counts(shares, sizes, train, allowed)
+        test_room = (pools.test + len(sizes) / 2) * (sizes.sum() / test_sizes.sum())
+        shares = bend_shares(self.shares[group], sizes, np.minimum(pools.train, test_room), allowed)
+        counts = round_counts(shares, sizes, pools.train, allowed)
         if counts is None:
             return None
-        # From the counts that were dealt, not from the shares: nobody is tested on a class it did not train on.
-        test_counts = round_counts(counts / sizes[:, None], test_sizes, test, counts > 0)
-        return None if test_counts is None else (counts, test_counts)
+        # From the counts that were dealt, not from the shares: nobody is tested on a class it did not train on,
+        # unless there is no other way.
+        dealt = counts / sizes[:, None]
+        for may_hold in (counts > 0, allowed):
+            test_counts = round_counts(dealt, test_sizes, pools.test, may_hold)
+            if test_counts is not None:
+                return counts, test_counts
+        return None
 
 
 def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partition:
@@ -107,11 +116,9 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
         ConfigError: more clients than samples, counts above the pool, or a class rule that the data cannot meet.
     """
     train_labels, test_labels = data.train.labels.cpu().numpy(), data.test.labels.cpu().numpy()
-    train = np.bincount(train_labels, minlength=data.num_classes)
-    test = np.bincount(test_labels, minlength=data.num_classes)
-    _check_sizes(config, int(train.sum()), int(test.sum()))
-    wish = _make_wish(config, train, test, seed)
-    counts, test_counts = _settle(config, wish, train, test)
+    pools = _Pools(*(np.bincount(labels, minlength=data.num_classes) for labels in (train_labels, test_labels)))
+    _check_sizes(config, int(pools.train.sum()), int(pools.test.sum()))
+    counts, test_counts = _settle(config, _make_wish(config, pools, seed), pools)
     return Partition(
         _deal(counts, train_labels, config.disjoint, numpy_generator(seed, "partition/train")),
         _deal(test_counts, test_labels, config.disjoint, numpy_generator(seed, "partition/test")),
@@ -146,15 +153,16 @@ def _check_sizes(config: PartitionConfig, num_train: int, num_test: int) -> None
         )
 
 
-def _make_wish(config: PartitionConfig, train: Counts, test: Counts, seed: int) -> _Wish:
+def _make_wish(config: PartitionConfig, pools: _Pools, seed: int) -> _Wish:
     generator = numpy_generator(seed, "partition/shares")
-    clients, classes = config.num_clients, len(train)
-    usable = np.flatnonzero((train > 0) & (test > 0))
+    clients, classes = config.num_clients, len(pools.train)
+    usable = np.flatnonzero((pools.train > 0) & (pools.test > 0))
     shares = np.zeros((clients, classes))
     if config.name == "iid":
-        shares[:, usable] = train[usable] / train[usable].sum()
+        shares[:, usable] = pools.train[usable] / pools.train[usable].sum()
     elif config.name == "dirichlet":
-        shares[:, usable] = generator.dirichlet(np.full(len(usable), config.alpha), size=clients)
+        alpha = min(config.alpha, 1e9)  # beyond, shares are equal to nine digits, and gamma draws overflow
+        shares[:, usable] = generator.dirichlet(np.full(len(usable), alpha), size=clients)
     else:
         if config.classes_per_client > len(usable):
             raise ConfigError(
@@ -185,39 +193,41 @@ def _deal_classes(clients: int, usable: Counts, each: int, generator: np.random.
 def _draw_weights(volume: VolumeConfig, clients: int, generator: np.random.Generator) -> tuple[Shares, int]:
     """Relative client sizes and the least size; clients of equal size need no floor."""
     if volume.name == "lognormal":
-        return np.exp(volume.sigma * generator.standard_normal(clients)), volume.floor
+        logs = volume.sigma * generator.standard_normal(clients)
+        return np.exp(logs - logs.max()), volume.floor
     if volume.name == "powerlaw":
         return generator.permutation(np.arange(1, clients + 1) ** -volume.exponent), volume.floor
     return np.ones(clients), 1
 
 
-def _settle(config: PartitionConfig, wish: _Wish, train: Counts, test: Counts) -> tuple[Counts, Counts]:
-    """Counts for the totals that were asked for; what is null becomes the largest total that the rules allow."""
+def _settle(config: PartitionConfig, wish: _Wish, pools: _Pools) -> tuple[Counts, Counts]:
+    """Counts for the totals that were asked for; a total that is null becomes the largest that the rules allow."""
     clients = config.num_clients
-    fixed_train = None if config.train_per_client is None else config.train_per_client * clients
-    fixed_test = None if config.test_per_client is None else config.test_per_client * clients
-    train_pool, test_pool = (
-        int(pool.sum()) if config.disjoint else int(pool.sum()) // clients * clients for pool in (train, test)
+    asked_train, asked_test = (
+        None if each is None else each * clients for each in (config.train_per_client, config.test_per_client)
+    )
+    all_train, all_test = (
+        int(pool.sum()) if config.disjoint else int(pool.sum()) // clients * clients
+        for pool in (pools.train, pools.test)
     )
 
     def fits(train_total: int, test_total: int) -> bool:
-        return wish.count(train_total, test_total, train, test) is not None
+        return wish.count(train_total, test_total, pools) is not None
 
-    # The smallest test total decides what training can take, the settled training total what testing can.
-    train_total = fixed_train or _largest(
-        lambda total: fits(total, fixed_test or clients), wish.floor * clients, train_pool
+    train_total = asked_train or _largest(
+        lambda total: fits(total, asked_test or clients), wish.floor * clients, all_train
     )
-    test_total = (
-        fixed_test or _largest(lambda total: fits(train_total or 0, total), clients, test_pool) if train_total else 0
-    )
-    both = wish.count(train_total, test_total, train, test) if train_total and test_total else None
+    test_total = asked_test or (train_total and _largest(lambda total: fits(train_total, total), clients, all_test))
+    both = wish.count(train_total, test_total, pools) if train_total and test_total else None
     if both is None:
-        raise ConfigError(_explain(config, wish, train, test))
+        raise ConfigError(_explain(config, wish, pools, fits))
     return both
 
 
 def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest total from `low` to `high` that fits, by bisection; 0 if `low` does not."""
+    """The largest number from `low` to `high` that fits, by bisection; 0 if there is none."""
+    if high < low:
+        return 0
     if fits(high):
         return high
     if not fits(low):
@@ -228,28 +238,28 @@ def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def _explain(config: PartitionConfig, wish: _Wish, train: Counts, test: Counts) -> str:
-    """Which per-client count the class rule cannot meet, and the largest that it can."""
-    clients = config.num_clients
+def _explain(config: PartitionConfig, wish: _Wish, pools: _Pools, fits: Callable[[int, int], bool]) -> str:
+    """Which per-client count cannot be met together with the class rule, and the largest that can."""
+    clients, volume = config.num_clients, config.volume.name
     rule = {
         "iid": "partition=iid",
-        "dirichlet": f"partition=dirichlet with partition.alpha={config.alpha}",
-        "pathological": f"partition=pathological with partition.classes_per_client={config.classes_per_client}",
-    }[config.name] + f" and partition.disjoint={str(config.disjoint).lower()}"
-
-    def most(fits: Callable[[int], bool], high: int) -> int:
-        return _largest(lambda each: fits(each * clients), max(1, wish.floor), max(1, high))
-
-    if config.train_per_client is not None:
-        each = most(lambda total: wish.count(total, clients, train, test) is not None, config.train_per_client)
-        if each < config.train_per_client:
-            return (
-                f"partition.train_per_client={config.train_per_client} cannot be met by {rule} for {clients} clients: "
-                f"classes have {train.min()} to {train.max()} training samples; at most {each}"
-            )
+        "dirichlet": f"partition.alpha={config.alpha}",
+        "pathological": f"partition.classes_per_client={config.classes_per_client}",
+    }[config.name]
+    rule += f", partition.disjoint={str(config.disjoint).lower()}"
+    rule += "" if volume == "equal" else f" and partition.volume.name={volume}"
+    train_each, test_each = config.train_per_client, config.test_per_client
+    least = max(1, wish.floor)
+    most = _largest(lambda each: fits(each * clients, clients), least, train_each or least)
+    if most < (train_each or least):
+        option, pool, split = f"partition.train_per_client={train_each}", pools.train, "training"
+    else:
+        option, pool, split = f"partition.test_per_client={test_each}", pools.test, "test"
+        most = _largest(lambda each: fits((train_each or least) * clients, each * clients), 1, test_each or 1)
+    possible = f"at most {most} is possible" if most else "no number is possible"
     return (
-        f"partition.test_per_client={config.test_per_client} cannot be met by {rule} for {clients} clients with the "
-        f"same class proportions as in training: classes have {test.min()} to {test.max()} test samples"
+        f"{option} cannot be met for {clients} clients with {rule}: {possible}\n"
+        f"(classes have {pool.min()} to {pool.max()} {split} samples; training and test follow the same proportions)"
     )
 
 

@@ -86,7 +86,7 @@ class Pool:
             part = slice(start, start + stride)
             inputs = self._gather(order[part], None if augment is None else augment[:, part])
             labels = self.labels.index_select(0, order[part])
-            yield from zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
+            yield from zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True)
 
     def _draw(self, count: int, generator: torch.Generator) -> Int64[Tensor, "3 n"] | None:
         """Rows: flipped or not, top and left corner of the crop; None where nothing is augmented."""

@@ -12,6 +12,7 @@ whenever there are any.
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
 _MAX_SWEEPS = 500
+_SLACK = 0.01  # samples by which a class may stay overdrawn before it is rounded
 _TINY_SHARE = 1e-6  # what a class that a client may hold weighs at least once shares have to bend
 _NOISE = 1e-9  # rounding error of a target: 2.9999999999 is 3
 
@@ -36,9 +38,10 @@ def share_out(total: int, weights: Shares, floor: int) -> Counts:
     while True:
         rest = total - floor * int(raised.sum())
         sizes = np.where(raised, floor, weights * rest / max(weights[~raised].sum(), np.finfo(float).tiny))
-        below = ~raised & (sizes < floor)
+        below = ~raised & (sizes < floor - _NOISE)
         if not below.any():
-            return largest_remainder(sizes[None], np.array([total]))[0]
+            rounded: Counts = largest_remainder(sizes[None], np.array([total]))[0]
+            return rounded
         raised |= below
 
 
@@ -49,8 +52,12 @@ def largest_remainder(targets: Shares, totals: Counts) -> Counts:
     """
     counts = np.floor(targets + _NOISE).astype(np.int64)
     lost = np.where(targets > 0, targets - counts, -np.inf)
-    rank = np.argsort(np.argsort(-lost, axis=1, kind="stable"), axis=1)
-    return counts + (rank < (totals - counts.sum(axis=1))[:, None])
+    order = np.argsort(-lost, axis=1, kind="stable")
+    missing = totals - counts.sum(axis=1)
+    raised = np.zeros_like(counts)
+    np.put_along_axis(raised, order, np.arange(counts.shape[1]) < missing[:, None], axis=1)
+    counts += raised
+    return counts
 
 
 def bend_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArray[np.bool_]) -> Shares:
@@ -60,17 +67,18 @@ def bend_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArra
     `allowed`. If there is no such matrix, or it is not reached in time, some columns stay overdrawn.
     """
     amounts = shares * sizes[:, None]
-    if (amounts.sum(axis=0) <= capacity).all():
+    if (amounts.sum(axis=0) <= capacity + _SLACK).all():
         return shares
     amounts = np.where(allowed, np.maximum(amounts, _TINY_SHARE), 0.0)
     for _ in range(_MAX_SWEEPS):
         amounts *= (sizes / amounts.sum(axis=1))[:, None]
         drawn = amounts.sum(axis=0)
-        if (drawn <= capacity + 0.01).all():
+        if (drawn <= capacity + _SLACK).all():
             break
         # A class that holds nothing keeps a trace, so that no row can lose its whole mass.
         amounts *= np.minimum(1.0, np.maximum(capacity, _TINY_SHARE) / np.maximum(drawn, _TINY_SHARE))
-    return amounts / amounts.sum(axis=1, keepdims=True)
+    amounts /= amounts.sum(axis=1, keepdims=True)
+    return amounts
 
 
 def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArray[np.bool_]) -> Counts | None:
@@ -113,7 +121,7 @@ def _find_path(counts: Counts, allowed: NDArray[np.bool_], excess: Counts) -> li
 
 def _move_along(path: list[int], counts: Counts, deviation: Shares, excess: Counts, allowed: NDArray[np.bool_]) -> None:
     """Move samples one link on for each link of the path, at the client whom it brings nearest to its target."""
-    links = list(zip(path[:-1], path[1:], strict=True))
+    links = list(pairwise(path))
     gains = [np.where((counts[:, a] > 0) & allowed[:, b], deviation[:, a] - deviation[:, b], -np.inf) for a, b in links]
     clients = [int(np.argmax(gain)) for gain in gains]
     # Half the gap levels a client's two deviations; at least one sample moves, so that the search ends.

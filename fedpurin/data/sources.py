@@ -67,7 +67,7 @@ def load(config: DataConfig, seed: int) -> LabelledData:
 
 
 def _read_digits(seed: int) -> tuple[Split, Split, Sequence[str]]:
-    """1,797 handwritten digits of 8×8 pixels in 17 grey levels; they have no test set, so a fifth of each class is one."""
+    """1,797 handwritten digits of 8×8 pixels in 17 grey levels. They have no test set: a fifth of each class is one."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
