@@ -1,0 +1,7 @@
+"""Encoded updates, sparse collectives and the byte ledger. torch.distributed lives here only."""
+
+from fedpurin.exchange.exchange import Exchange
+from fedpurin.exchange.ledger import Ledger
+from fedpurin.exchange.processes import Processes, RankLostError
+
+__all__ = ["Exchange", "Ledger", "Processes", "RankLostError"]

@@ -1,0 +1,146 @@
+"""The ledger: bytes that encoders returned, per client, round, direction, phase and encoding.
+
+Owns: adding up, and the dense exchange and FedCAC's that the run is compared with. Does not own: measuring (the
+exchange records the lengths of real messages), the bytes that the simulator moved between ranks (`Processes`).
+
+Each rank records its own clients; `gather` adds every rank's records. Rounds are kept one by one for the last
+KEPT_ROUNDS, older ones only in the cumulative account, so the ledger does not grow with the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+from fedpurin.exchange.processes import Processes
+
+Direction = Literal["up", "down"]
+Phase = Literal["mask", "request", "values", "sums", "dense"]
+KEPT_ROUNDS = 3
+BASELINES = ("dense_up", "dense_down", "fedcac_up", "fedcac_down")
+
+
+class Entry(NamedTuple):
+    """What a number of bytes is filed under."""
+
+    direction: Direction
+    phase: Phase
+    encoding: str
+
+
+class Ledger:
+    """Bytes sent and received by clients. Accounts map entries to bytes."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, dict[int, Counter[Entry]]] = {}
+        self._baselines: dict[int, dict[int, Counter[str]]] = {}
+        self._cumulative: dict[int, Counter[Entry]] = {}
+        self._cumulative_baselines: dict[int, Counter[str]] = {}
+
+    def record(
+        self, round: int, client: int, direction: Direction, phase: Phase, bytes_by_encoding: Mapping[str, int]
+    ) -> None:
+        """File one message, or one phase's share of it: encoded bytes by encoding (`header` among them)."""
+        entries = {
+            Entry(direction, phase, encoding): num_bytes
+            for encoding, num_bytes in bytes_by_encoding.items()
+            if num_bytes
+        }
+        self._account(self._rounds, round, client).update(entries)
+        self._cumulative.setdefault(client, Counter()).update(entries)
+
+    def record_baseline(self, round: int, client: int, dense_bytes: int, mask_bytes: int) -> None:
+        """File what dense exchange, and FedCAC's (dense, and a packed mask up), would have cost this client."""
+        row = dict(zip(BASELINES, (dense_bytes, dense_bytes, dense_bytes + mask_bytes, dense_bytes), strict=True))
+        self._account(self._baselines, round, client).update(row)
+        self._cumulative_baselines.setdefault(client, Counter()).update(row)
+
+    @staticmethod
+    def _account(rounds: dict[int, dict[int, Counter[Any]]], round: int, client: int) -> Counter[Any]:
+        if round not in rounds:
+            for old in sorted(rounds)[: max(len(rounds) + 1 - KEPT_ROUNDS, 0)]:
+                del rounds[old]
+            rounds[round] = {}
+        return rounds[round].setdefault(client, Counter())
+
+    def by_entry(self, round: int | None = None) -> Counter[Entry]:
+        """Bytes by direction, phase and encoding, of one kept round or, by default, of the whole run."""
+        accounts = self._cumulative if round is None else self._round(round)
+        total: Counter[Entry] = Counter()
+        for account in accounts.values():
+            total.update(account)
+        return total
+
+    def round_totals(self, round: int) -> dict[str, int]:
+        """One round over all clients, under the run folder's names: `bytes/up`, `bytes/up/mask`, `bytes/dense_up`, …"""
+        return _named(self.by_entry(round), _sum(self._baselines.get(round, {})))
+
+    def client_rows(self, round: int) -> dict[int, dict[str, int]]:
+        """`round_totals` for each client that took part, by ascending id."""
+        baselines = self._baselines.get(round, {})
+        clients = sorted(self._round(round).keys() | baselines.keys())
+        accounts = self._round(round)
+        return {client: _named(accounts.get(client, Counter()), baselines.get(client, Counter())) for client in clients}
+
+    def cumulative(self) -> dict[str, int]:
+        """The whole run over all clients, under the same names."""
+        return _named(self.by_entry(), _sum(self._cumulative_baselines))
+
+    def gather(self, processes: Processes) -> Ledger:
+        """A ledger with every rank's records. A collective: all ranks call it."""
+        if processes.size == 1:
+            return self
+        merged = Ledger()
+        for other in processes.gather_objects(self):
+            for round, clients in other._rounds.items():
+                merged._rounds.setdefault(round, {}).update(clients)
+            for round, rows in other._baselines.items():
+                merged._baselines.setdefault(round, {}).update(rows)
+            merged._cumulative.update(other._cumulative)
+            merged._cumulative_baselines.update(other._cumulative_baselines)
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cumulative account as plain numbers and strings, for a checkpoint."""
+        return {
+            "entries": {
+                str(client): {"/".join(entry): num_bytes for entry, num_bytes in account.items()}
+                for client, account in self._cumulative.items()
+            },
+            "baselines": {str(client): dict(row) for client, row in self._cumulative_baselines.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], clients: Collection[int] | None = None) -> None:
+        """Continue from `state_dict`; a rank of several names the clients that are its own."""
+        self.__init__()  # type: ignore[misc]
+        for key, account in state["entries"].items():
+            if clients is None or int(key) in clients:
+                self._cumulative[int(key)] = Counter(
+                    {Entry(*name.split("/")): num_bytes for name, num_bytes in account.items()}
+                )
+        for key, row in state["baselines"].items():
+            if clients is None or int(key) in clients:
+                self._cumulative_baselines[int(key)] = Counter(row)
+
+    def _round(self, round: int) -> dict[int, Counter[Entry]]:
+        if round not in self._rounds and round not in self._baselines:
+            kept = ", ".join(map(str, sorted(self._rounds))) or "none"
+            raise ValueError(f"round {round} is not kept one by one; kept: {kept}")
+        return self._rounds.get(round, {})
+
+
+def _sum(accounts: Mapping[int, Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for account in accounts.values():
+        total.update(account)
+    return total
+
+
+def _named(entries: Counter[Entry], baselines: Counter[str]) -> dict[str, int]:
+    names: Counter[str] = Counter({"bytes/up": 0, "bytes/down": 0})
+    for entry, num_bytes in entries.items():
+        names[f"bytes/{entry.direction}"] += num_bytes
+        names[f"bytes/{entry.direction}/{entry.phase}"] += num_bytes
+    names.update({f"bytes/{name}": num_bytes for name, num_bytes in baselines.items()})
+    return dict(names)

@@ -1,0 +1,142 @@
+"""The only door to torch.distributed: ranks, variable-length collectives, and the name of a rank that is lost.
+
+Owns: which rank a client lives on, moving bytes and small Python objects between ranks, telling who died.
+Does not own: what the bytes mean (`message.py`), who needs which (`exchange.py`), starting processes (the launcher).
+
+Works without a process group (one rank) and over an initialised default group, gloo or NCCL. Payloads travel on
+their own device through the default backend; lengths and objects through a gloo group, which also has the time-out
+of `exchange.timeout_seconds`, so that every collective on a GPU is preceded by one that notices an absent rank.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fedpurin.exchange.heartbeat import Heartbeat
+
+Item = TypeVar("Item")
+
+
+class RankLostError(RuntimeError):
+    """A rank died or stopped answering during a collective; the text names it."""
+
+
+class Processes:
+    """The ranks of this run.
+
+    Every rank constructs it at the same point, after the default process group exists (if there is to be one).
+    `moved_bytes` counts what this rank received from others: the simulator's own traffic, not the clients'.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", timeout_seconds: float = 1800.0) -> None:
+        self.device = torch.device(device)
+        self.moved_bytes = 0
+        self.timeout_seconds = timeout_seconds
+        grouped = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if grouped else 0
+        self.size = dist.get_world_size() if grouped else 1
+        self._control: Any = None
+        self._data: Any = None
+        self._heartbeat: Heartbeat | None = None
+        if self.size > 1:
+            timeout = timedelta(seconds=timeout_seconds)
+            self._control = dist.new_group(backend="gloo", timeout=timeout)
+            self._data = self._control if self.device.type == "cpu" else dist.new_group(timeout=timeout)
+            self._heartbeat = Heartbeat(self.rank, self.size)
+
+    def owner(self, client: int) -> int:
+        """The rank on which a client lives."""
+        return client % self.size
+
+    def owned(self, clients: Sequence[int]) -> list[int]:
+        """Those of `clients` that live on this rank, in the given order."""
+        return [client for client in clients if self.owner(client) == self.rank]
+
+    def all_gather(self, piece: UInt8[Tensor, " bytes"]) -> list[UInt8[Tensor, " bytes"]]:
+        """Every rank's piece, in rank order; lengths may differ."""
+        if self.size == 1:
+            return [piece]
+        with self._watch("all-gather"):
+            lengths = self._gather_lengths([piece.numel()]).flatten().tolist()
+            longest = max(lengths)
+            padded = torch.nn.functional.pad(piece, (0, longest - piece.numel()))
+            gathered = torch.empty(self.size * longest, dtype=torch.uint8, device=piece.device)
+            dist.all_gather_into_tensor(gathered, padded, group=self._group(piece))
+        self.moved_bytes += longest * (self.size - 1)
+        return [gathered[rank * longest :][:length] for rank, length in enumerate(lengths)]
+
+    def all_to_all(self, pieces: Sequence[UInt8[Tensor, " bytes"]]) -> list[UInt8[Tensor, " bytes"]]:
+        """Send piece r to rank r; return what each rank sent here, in rank order. The own piece is not copied."""
+        if self.size == 1:
+            return list(pieces)
+        own = pieces[self.rank]
+        away = [piece if rank != self.rank else piece[:0] for rank, piece in enumerate(pieces)]
+        with self._watch("all-to-all"):
+            outgoing = [piece.numel() for piece in away]
+            incoming = self._gather_lengths(outgoing)[:, self.rank].tolist()
+            received = torch.empty(sum(incoming), dtype=torch.uint8, device=own.device)
+            dist.all_to_all_single(received, torch.cat(away), incoming, outgoing, group=self._group(own))
+        self.moved_bytes += received.numel()
+        arrived = list(received.split(incoming))
+        arrived[self.rank] = own
+        return arrived
+
+    def gather_objects(self, item: Item) -> list[Item]:
+        """Every rank's item, in rank order, on every rank. For small Python objects."""
+        if self.size == 1:
+            return [item]
+        pieces = self.all_gather(_pickled(item))
+        return [_unpickled(piece) for piece in pieces]
+
+    def broadcast_object(self, item: Item) -> Item:
+        """Rank 0's item on every rank."""
+        if self.size == 1:
+            return item
+        return self.gather_objects(item if self.rank == 0 else cast(Item, None))[0]
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            with self._watch("barrier"):
+                dist.barrier(group=self._control)
+
+    def _group(self, piece: Tensor) -> Any:
+        return self._control if piece.device.type == "cpu" else self._data
+
+    def _gather_lengths(self, lengths: Sequence[int]) -> Tensor:
+        """Every rank's row of numbers, [ranks, numbers]."""
+        row = torch.tensor(lengths, dtype=torch.int64)
+        rows = [torch.empty_like(row) for _ in range(self.size)]
+        dist.all_gather(rows, row, group=self._control)
+        return torch.stack(rows)
+
+    @contextmanager
+    def _watch(self, what: str) -> Iterator[None]:
+        """Turn the failure of a collective into a message that names the ranks that no longer answer."""
+        try:
+            yield
+        except RuntimeError as error:
+            assert self._heartbeat is not None
+            lost = self._heartbeat.find_lost()
+            who = " and ".join(f"rank {rank} of {self.size}" for rank in lost) or "no rank is known to be lost, but one"
+            raise RankLostError(
+                f"{who} did not finish the {what} that rank {self.rank} waits in "
+                f"(exchange.timeout_seconds={self.timeout_seconds:g}): {str(error).splitlines()[0]}"
+            ) from error
+
+
+def _pickled(item: object) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
+
+
+def _unpickled(piece: Tensor) -> Any:
+    return pickle.loads(piece.numpy().tobytes())
