@@ -85,6 +85,7 @@ class Progress(lightning.Callback):
         self._stop()
         if federation.processes.rank == 0:
             self.console.print(summary_table(summarise_run(federation)))
+            self.console.print(f"run folder: {federation.run_dir}", soft_wrap=True)
 
     def on_exception(self) -> None:
         self._stop()

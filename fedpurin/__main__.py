@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedpurin.help import COMMANDS, help_text
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 the run failed, 2 a mistake in what was asked for)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.argv[1:] = arguments  # Hydra and Fabric's launcher read them there
     try:
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0])(arguments[1:])
@@ -61,12 +63,19 @@ def _run_hydra() -> None:
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
     def task(composed: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
         from omegaconf import OmegaConf
 
         from fedpurin.compose import to_config
 
         mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        _run(to_config(mapping), Path(HydraConfig.get().runtime.output_dir))
+        hydra_config = HydraConfig.get()
+        try:
+            _run(to_config(mapping), Path(hydra_config.runtime.output_dir))
+        except ConfigError as error:
+            if hydra_config.mode == RunMode.MULTIRUN:
+                raise  # the sweep goes on with its other runs
+            raise SystemExit(_complain(error, code=2)) from error
 
     task()
 
@@ -74,6 +83,8 @@ def _run_hydra() -> None:
 def _run(config: Config, run_dir: Path) -> None:
     from fedpurin.build import build
 
+    # Fabric recommends srun wherever SLURM is installed, also on a login node.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     logging.captureWarnings(True)
     build(config, run_dir).run()
 

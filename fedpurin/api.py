@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ def simulate(
         fedpurin.ConfigError: a mistake in the options, or parts that do not fit each other.
     """
     config, default_dir = compose_config(overrides)
+    if train is not None:
+        name = config.name.replace(config.data.name, "own-data")
+        config = replace(config, data=replace(config.data, name="own-data"), name=name)
     folder = Path(run_dir) if run_dir is not None else default_dir
     federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
     return RunResult(folder, federation.run(), federation)

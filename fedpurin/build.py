@@ -63,6 +63,8 @@ def build(
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
     parts = partition(config.partition, data, config.seed)
+    if processes.rank == 0:
+        recorder.folder.write_partition(data.class_names, parts.class_counts, parts.test_class_counts)
 
     if module is None:
         seed_global(config.seed, "weights")
@@ -102,6 +104,7 @@ def build(
         trainer=trainer,
         exchange=Exchange(config.exchange, space.shared, processes, Ledger()),
         processes=processes,
+        run_dir=run_dir,
         clients=clients,
         num_train={id: len(indices) for id, indices in enumerate(parts.train)},
     )

@@ -46,7 +46,9 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
             HydraConfig.instance().set_config(composed)
             run_dir = Path(str(composed.hydra.run.dir))
-            mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            run = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            run._set_parent(composed)  # for interpolations into Hydra's part
+            mapping: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, overrides)) from error
     finally:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedpurin.client import Client, FitResult, LocalTrainer
@@ -45,6 +46,7 @@ class Federation:
     trainer: LocalTrainer
     exchange: Exchange
     processes: Processes
+    run_dir: Path
     clients: dict[int, Client]
     num_train: Mapping[int, int]
     first_round: int = 0

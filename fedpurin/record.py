@@ -2,7 +2,8 @@
 
     config.yaml        the composed configuration          metrics.jsonl   one object a round
     environment.json   versions, machine, git revision     clients.csv     one row a client and round
-    summary.json       status and final figures            fedpurin.log    the log
+    summary.json       status and final figures            partition.json  samples by client and class
+    fedpurin.log       the log
 
 Every line is written whole and flushed when its round ends, so the files can be read while the run goes on and a
 kill loses nothing that was written. Only rank 0 writes. Columns that measure wall-clock time end in `seconds`,
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
 CLIENT_COLUMNS = (
     "round", "client", "rank", "num_train", "diverged", "loss/train",
     "accuracy/personalized", "accuracy/sparse", "accuracy/merged",
-    "bytes/up", "bytes/down", "mask/density", "mask/null",
+    "bytes/up", "bytes/up/mask", "bytes/up/values", "bytes/up/dense",
+    "bytes/down", "bytes/down/request", "bytes/down/sums", "bytes/down/values", "bytes/down/dense",
+    "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down",
+    "mask/density", "mask/null",
     "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
     "network/seconds", "fit/seconds",
 )  # fmt: skip
+TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 PACKAGES = (
     "fedpurin",
     "torch",
@@ -65,6 +70,11 @@ class RunFolder:
         OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
         write_json(self.path / "environment.json", describe_environment())
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
+
+    def write_partition(self, class_names: Sequence[str], train: Sequence[Any], test: Sequence[Any]) -> None:
+        """Who holds what: the classes' names, and samples by client and class in training and in test."""
+        counts = {"train": [list(map(int, row)) for row in train], "test": [list(map(int, row)) for row in test]}
+        write_json(self.path / "partition.json", {"class_names": list(class_names), **counts})
 
     def append_round(self, record: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Append a round: its clients first, then its metrics line, which marks the round as complete."""
@@ -153,7 +163,7 @@ def summarise_run(federation: Federation) -> dict[str, Any]:
     }
     totals = {
         f"total/{name}": sum(record.get(name) or 0 for record in history)
-        for name in ("bytes/up", "bytes/down", "bytes/dense", "program/seconds", "round/seconds")
+        for name in (*TOTALS, "program/seconds", "round/seconds")
     }
     gaps = [record["program/gap"] for record in history if record.get("program/gap") is not None]
     return {
