@@ -18,10 +18,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from fedpurin.config import ScoresConfig
-from fedpurin.selection.kernels import map_chunks, score_chunk
+from fedpurin.selection.kernels import CHUNK, chunks, map_threads, score_chunk
 
 _GRADIENT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_CHUNK = 1 << 20  # elements; the torch path's temporaries stay this small, the CPU path's chunks stay in cache
 
 
 def perturbation_scores(
@@ -55,20 +54,19 @@ def _score_cpu(parameters: Tensor, direction: Tensor, config: ScoresConfig, grad
     dropped_bits = {"float32": 0, "bfloat16": 16, "float16": 13}[gradient_dtype]
     is_second, cutoff = config.order == "second", np.float32(config.cutoff)
 
-    def score(start: int, stop: int) -> None:
-        score_chunk(
-            weights[start:stop], slopes[start:stop], scores[start:stop], dropped_bits, is_second, cutoff
-        )
+    def score(chunk: tuple[int, int]) -> None:
+        part = slice(*chunk)
+        score_chunk(weights[part], slopes[part], scores[part], dropped_bits, is_second, cutoff)
 
-    map_chunks(score, len(weights), _CHUNK)
+    list(map_threads(score, chunks(len(weights))))
     return torch.from_numpy(scores)
 
 
 def _score_torch(parameters: Tensor, direction: Tensor, config: ScoresConfig, gradient_dtype: str) -> Tensor:
     scores = torch.empty_like(parameters)
     cutoff = torch.tensor(config.cutoff, dtype=torch.float32, device=scores.device)
-    for start in range(0, len(scores), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for start in range(0, len(scores), CHUNK):
+        chunk = slice(start, start + CHUNK)
         product = direction[chunk].to(_GRADIENT_DTYPES[gradient_dtype]).float() * parameters[chunk]
         if config.order == "second":
             product = product.square().mul_(0.5).sub_(product)

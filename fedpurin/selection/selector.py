@@ -1,23 +1,40 @@
-"""Interim: the layerwise program on the tie core."""
+"""`Selector`: scores in, certified mask out. Reduce, solve, lift.
+
+Owns the order of the steps and what is checked before training starts. Does not own the programs
+(`cardinality.py`, `budget.py`) nor the passes over the scores (`scan.py`).
+"""
 
 from __future__ import annotations
 
-import math
 import time
 
-import cvxpy as cp
-import numpy as np
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from fedpurin.config import ConfigError, ProgramConfig
+from fedpurin.config import ProgramConfig
 from fedpurin.exchange.costs import upload_overhead_bytes
+from fedpurin.selection.answer import Answer, name_status, relative_gap
 from fedpurin.selection.certificate import Certificate, Selection
-from fedpurin.space import Layout, pack_mask
+from fedpurin.selection.curve import ValueCurve
+from fedpurin.selection.cardinality import CardinalityProgram
+from fedpurin.selection.scan import Threshold, open_scan
+from fedpurin.selection.solver import require_installed
+from fedpurin.space import Layout
 
 
 class Selector:
+    """One program for one layout, solved for many score vectors.
+
+    Args:
+        layout: the shared parameters.
+        program: which program, and its limits.
+        value_bytes: size of a value on the wire (`budget`).
+        overhead_bytes: what an upload weighs besides its tensors (`budget`).
+
+    Raises:
+        ConfigError: no mask can satisfy the program, or its solver is not installed.
+    """
+
     def __init__(
         self,
         layout: Layout,
@@ -26,62 +43,51 @@ class Selector:
         value_bytes: int = 4,
         overhead_bytes: int = upload_overhead_bytes("on_demand"),
     ) -> None:
-        if program.solver not in cp.installed_solvers():
-            raise ConfigError(f"program.solver={program.solver!r} is not installed; there are {cp.installed_solvers()}")
-        if program.name != "layerwise":
-            raise ConfigError(f"program.name={program.name!r} is not implemented yet")
-        self.layout, self.program = layout, program
-        count = len(layout)
-        self._taken = cp.Variable(count, integer=True)
-        self._value, self._ties, self._room = (cp.Parameter(count, nonneg=True) for _ in range(3))
-        self._problem = cp.Problem(
-            cp.Maximize(self._value @ self._taken),
-            [self._taken >= 0, self._taken <= self._ties, self._taken <= self._room],
-        )
+        require_installed(program.solver)
+        self.layout = layout
+        self.config = program
+        self.program = CardinalityProgram(layout, program)
 
     def solve(self, scores: Float32[Tensor, " length"]) -> Selection:
+        """Solve the program for these scores, on their device. Called from one thread at a time.
+
+        Raises:
+            ValueError: a score is NaN, infinite or negative, or the vector does not fit the layout.
+            SolverError: the solver failed.
+        """
         start = time.perf_counter()
-        if scores.shape != (self.layout.length,):
-            raise ValueError(f"got scores of shape {tuple(scores.shape)}; the layout needs ({self.layout.length},)")
-        values = scores.detach().cpu().numpy()
-        if not np.isfinite(values).all() or (values < 0).any():
-            raise ValueError("scores must be finite and not negative")
-        count = len(self.layout)
-        thresholds, ties, rooms = np.zeros(count), np.zeros(count), np.zeros(count)
-        for index, segment in enumerate(self.layout):
-            part = values[segment.slice]
-            part = np.sort(part[part > 0])[::-1]
-            k = min(math.floor(self.program.tau * segment.size), len(part))
-            if k:
-                thresholds[index] = part[k - 1]
-                ties[index] = (part == part[k - 1]).sum()
-                rooms[index] = k - (part > part[k - 1]).sum()
-        scale = thresholds.max() or 1.0
-        self._value.value, self._ties.value, self._room.value = thresholds / scale, ties, rooms
-        reduced = time.perf_counter()
-        self._problem.solve(solver=self.program.solver)
-        solved = time.perf_counter()
-        taken = np.rint(self._taken.value).astype(int)
-        mask = np.zeros(len(values), dtype=bool)
-        for index, segment in enumerate(self.layout):
-            part = values[segment.slice]
-            if thresholds[index] > 0:
-                chosen = part > np.float32(thresholds[index])
-                chosen[np.flatnonzero(part == np.float32(thresholds[index]))[: taken[index]]] = True
-                mask[segment.slice] = chosen
-        objective = float(values[mask].sum(dtype=np.float64))
-        boolean = torch.from_numpy(mask).to(scores.device)
-        certificate = Certificate(
-            status="optimal",
-            objective=objective,
-            upper_bound=objective,
-            gap=0.0,
-            num_selected=int(mask.sum()),
-            num_null=self.layout.size - int((values > 0).sum()),
-            core_size=int((ties > 0).sum()),
-            reduction_seconds=reduced - start,
-            building_seconds=0.0,
-            solver_seconds=solved - reduced,
-            total_seconds=time.perf_counter() - start,
+        if tuple(scores.shape) != (self.layout.length,) or scores.dtype.itemsize != 4 or not scores.is_floating_point():
+            raise ValueError(
+                f"got {scores.dtype} scores of shape {tuple(scores.shape)}; the layout needs float32 and ({self.layout.length},)"
+            )
+        scan = open_scan(self.layout, scores)
+        answer = self.program.solve(scan, start + self.config.time_limit)
+        thresholds = [_threshold(curve, k) for curve, k in zip(answer.curves, answer.counts, strict=True)]
+        packed, mask = scan.write_mask(thresholds)
+        certificate = self._certify(answer, time.perf_counter() - start)
+        return Selection(packed, mask, certificate, answer.encodings)
+
+    def _certify(self, answer: Answer, total_seconds: float) -> Certificate:
+        gap = relative_gap(answer.objective, answer.upper_bound)
+        return Certificate(
+            status=name_status(gap, self.config.gap_tolerance, answer.is_finished),
+            objective=answer.objective,
+            upper_bound=answer.upper_bound,
+            gap=gap,
+            num_selected=sum(answer.counts),
+            num_null=sum(curve.num_null for curve in answer.curves),
+            core_size=answer.core_size,
+            reduction_seconds=total_seconds - answer.building_seconds - answer.solver_seconds,
+            building_seconds=answer.building_seconds,
+            solver_seconds=answer.solver_seconds,
+            total_seconds=total_seconds,
         )
-        return Selection(pack_mask(boolean), boolean, certificate)
+
+
+def _threshold(curve: ValueCurve, count: int) -> Threshold | None:
+    """What selects the `count` largest scores, the lower index first among equal ones."""
+    if count == 0:
+        return None
+    step = curve.step_at(count)
+    assert curve.is_exact(step)
+    return Threshold(float(curve.top[step]), count - int(curve.num[step]), int(curve.count[step]))

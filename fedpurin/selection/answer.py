@@ -1,0 +1,48 @@
+"""What a program answers, before it becomes a mask: counts, what they are worth, and what bounds them.
+
+Owns the rule by which a gap is called zero. Does not own the bounds: those are the programs' (`cardinality.py`,
+`budget.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedpurin.exchange.costs import Encoding
+from fedpurin.selection.certificate import Status
+from fedpurin.selection.curve import ValueCurve
+
+RESOLUTION = 1e-9
+"""Relative difference that a solver working in double precision cannot tell from zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Counts of a feasible solution with the curves that hold their thresholds, and the proof."""
+
+    counts: tuple[int, ...]
+    curves: Sequence[ValueCurve]
+    objective: float
+    upper_bound: float
+    is_finished: bool
+    """False where a time limit cut the solve short."""
+    core_size: int
+    building_seconds: float
+    solver_seconds: float
+    encodings: tuple[Encoding, ...] | None = None
+
+
+def close_gap(objective: float, bound: float) -> float:
+    """The upper bound to report: the objective itself where the two differ by rounding alone."""
+    return objective if bound - objective <= RESOLUTION * bound else bound
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    return (bound - objective) / bound if bound > objective else 0.0
+
+
+def name_status(gap: float, tolerance: float, is_finished: bool) -> Status:
+    if gap == 0.0:
+        return "optimal"
+    return "within_tolerance" if gap <= tolerance or is_finished else "time_limit"

@@ -1,0 +1,161 @@
+"""The programs `layerwise` and `global`: counts are limited, bytes are not. METHOD.md, step 3 and "Programs".
+
+Owns the counts they allow and how they are solved. Does not own their prices (`prices.py`) or their statement
+(`programs.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedpurin.config import ConfigError, ProgramConfig
+from fedpurin.selection.answer import RESOLUTION, Answer, close_gap
+from fedpurin.selection.instance import Choice, Instance, Items, Plan, items_of
+from fedpurin.selection.passes import AggregateEqual, Chain, DropNull, Reduction
+from fedpurin.selection.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
+from fedpurin.selection.programs import CardinalityStatement, state_global, state_layerwise
+from fedpurin.selection.scan import Scan
+from fedpurin.selection.solver import Outcome, SolverError, solve_statement
+from fedpurin.space import Layout
+
+_LARGEST_SCORE = 1e6  # as the solver sees it; its absolute tolerances are 1e-9 and 1e-7
+
+
+class CardinalityProgram:
+    """`layerwise` or `global` for one layout.
+
+    Raises:
+        ConfigError: no mask can have the density floor, the density ceiling and τ together.
+    """
+
+    def __init__(
+        self, layout: Layout, program: ProgramConfig, passes: Sequence[Reduction] | None = None
+    ) -> None:
+        self.program = program
+        self.chain = Chain(passes if passes is not None else (DropNull(), FixByPrice(), AggregateEqual()))
+        sizes = [segment.size for segment in layout]
+        self.total: int | None = None
+        if program.name == "layerwise":
+            self.floor, self.ceiling = [0] * len(sizes), [math.floor(program.tau * size) for size in sizes]
+        else:
+            # Rounded first: 0.07 of 100 parameters are 7, although 0.07 · 100 is above 7 in binary.
+            self.floor = [math.ceil(round(program.density_floor * size, 9)) for size in sizes]
+            self.ceiling = [math.floor(round(program.density_ceiling * size, 9)) for size in sizes]
+            self.total = math.floor(program.tau * layout.size)
+            self._check_bounds(layout, self.total)
+        self._statements: dict[tuple[int, ...], CardinalityStatement] = {}
+
+    def _check_bounds(self, layout: Layout, total: int) -> None:
+        options = f"program.density_floor={self.program.density_floor}"
+        for segment, floor, ceiling in zip(layout, self.floor, self.ceiling, strict=True):
+            if floor > ceiling:
+                raise ConfigError(
+                    f"{options} and program.density_ceiling={self.program.density_ceiling} leave no count for "
+                    f"{segment.name}: at least {floor} and at most {ceiling} of its {segment.size} parameters"
+                )
+        if sum(self.floor) > total:
+            raise ConfigError(
+                f"{options} asks for at least {sum(self.floor)} parameters in all; program.tau={self.program.tau} "
+                f"allows {total} of {layout.size}"
+            )
+
+    def solve(self, scan: Scan, deadline: float) -> Answer:
+        """Solve for the scores that the scan sees; `deadline` is a reading of `time.perf_counter`."""
+        full = price_counts(self._open(scan))
+        core, stack = self.chain.apply(full) if self.program.reduce else (full, [])
+        items = self._items(core) if self.program.reduce else _single_parameters(scan)
+        counts, outcome, scale = self._solve_items(core, items, deadline)
+        assert full.limits is not None
+        most = sum(full.limits.high)
+        priced = fill_ties(full.limits, most if full.total is None else min(full.total, most))
+        # Stopped with nothing in hand: the prices' own counts are feasible.
+        plan = priced if counts is None else settle_ties(full.limits, self.chain.invert(Plan(counts), stack))
+        self._check(plan, full)
+        full = price_counts(full, plan)
+        objective = math.fsum(curve.value_at(k) for curve, k in zip(full.curves, plan.count, strict=True))
+        if self.program.reduce:
+            excess = excess_of_bound(full, plan)
+            if 0 < excess <= RESOLUTION * objective:
+                # Scores of a tensor can be too small beside another's for the solver to see, but not for the prices.
+                plan, excess = priced, excess_of_bound(full, priced)
+                objective = math.fsum(curve.value_at(k) for curve, k in zip(full.curves, plan.count, strict=True))
+            upper_bound = objective + excess
+        else:
+            upper_bound = close_gap(objective, max(objective, outcome.upper_bound / scale))
+        return Answer(
+            plan.count,
+            full.curves,
+            objective,
+            upper_bound,
+            outcome.is_finished,
+            sum(np.count_nonzero(item.size) for item in items),
+            outcome.building_seconds,
+            outcome.solver_seconds,
+        )
+
+    def _open(self, scan: Scan) -> Instance:
+        curves = scan.curves()
+        numbers = [curve.num_scores for curve in curves]
+        return Instance(
+            scan,
+            tuple(curves),
+            tuple(Choice(index, 0, segment.size) for index, segment in enumerate(scan.layout)),
+            floor=tuple(map(min, self.floor, numbers)),  # a tensor with fewer scores gives what it has
+            ceiling=tuple(map(min, self.ceiling, numbers)),
+            total=self.total,
+        )
+
+    @staticmethod
+    def _items(instance: Instance) -> list[Items]:
+        """One item at least for each tensor, if only an empty one, so that the statement keeps its shape."""
+        items = (items_of(instance, choice) for choice in instance.choices)
+        return [item if len(item.size) else Items(np.zeros(1), np.zeros(1)) for item in items]
+
+    def _solve_items(
+        self, core: Instance, items: list[Items], deadline: float
+    ) -> tuple[tuple[int, ...] | None, Outcome, float]:
+        statement = self._statement(tuple(len(item.size) for item in items))
+        score = np.concatenate([item.score for item in items])
+        scale = _LARGEST_SCORE / score.max(initial=0.0) if score.any() else 1.0
+        statement.score.value = score * scale
+        statement.size.value = np.concatenate([item.size for item in items])
+        statement.ceiling.value = np.array(core.ceiling, dtype=float)
+        if core.total is not None:
+            statement.floor.value, statement.total.value = np.array(core.floor, dtype=float), float(core.total)
+        outcome = solve_statement(
+            statement.problem, self.program.solver, absolute_gap=0.0, time_limit=deadline - time.perf_counter()
+        )
+        if not outcome.has_solution:
+            return None, outcome, scale
+        ends = np.cumsum([len(item.size) for item in items])[:-1]
+        counts = tuple(round(float(part.sum())) for part in np.split(statement.x.value, ends))
+        return counts, outcome, scale
+
+    def _statement(self, num_items: tuple[int, ...]) -> CardinalityStatement:
+        """The compiled program for so many items of each tensor. Between rounds the shape rarely changes."""
+        if num_items not in self._statements:
+            if len(self._statements) >= 4:
+                self._statements.clear()
+            state = state_layerwise if self.total is None else state_global
+            tensor_of_item = np.repeat(np.arange(len(num_items)), num_items)
+            self._statements[num_items] = state(tensor_of_item, len(num_items))
+        return self._statements[num_items]
+
+    def _check(self, plan: Plan, full: Instance) -> None:
+        """The solver's counts, rounded, against the exact bounds."""
+        bounds = zip(full.floor, plan.count, full.ceiling, strict=True)
+        if any(not floor <= count <= ceiling for floor, count, ceiling in bounds) or (
+            full.total is not None and sum(plan.count) > full.total
+        ):
+            raise SolverError(f"{self.program.solver} returned counts that violate program.name={self.program.name}")
+
+
+def _single_parameters(scan: Scan) -> list[Items]:
+    """The full program's items: every parameter by itself, in its own place."""
+    scores = scan.scores.cpu().numpy().astype(np.float64)
+    parts = (scores[segment.slice] for segment in scan.layout)
+    return [Items(part, (part > 0).astype(np.float64)) for part in parts]

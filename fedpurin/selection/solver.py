@@ -1,0 +1,114 @@
+"""Solving a stated program with a mixed-integer solver that CVXPY knows, and reading its answer with suspicion.
+
+Owns solver options, statuses and bounds: a value is used only after the status allows it, and a bound is taken only
+from solvers known to give a valid one. Does not own the programs.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+from cvxpy.reductions.solvers.defines import INSTALLED_MI_SOLVERS
+
+from fedpurin.config import ConfigError
+
+_FEASIBILITY = 1e-9  # absolute and relative; at the usual 1e-6 a budget of 10^8 bytes could be missed by 100
+
+
+class SolverError(RuntimeError):
+    """The solver failed, or gave an answer that its own status or the constraints contradict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a solver said. Its variables' values are in the statement where `has_solution`."""
+
+    has_solution: bool
+    is_finished: bool
+    """False where a time limit stopped it."""
+    upper_bound: float
+    """Of the objective; infinite where the solver does not tell."""
+    building_seconds: float
+    solver_seconds: float
+
+
+def require_installed(solver: str) -> None:
+    """Raise a ConfigError unless CVXPY finds this solver, and it handles integers."""
+    capable = [name for name in cp.installed_solvers() if name in INSTALLED_MI_SOLVERS]
+    if solver not in capable:
+        raise ConfigError(
+            f"program.solver={solver!r} is not an installed mixed-integer solver; there are {', '.join(capable)}"
+            + (" (pip install pyscipopt)" if solver == "SCIP" else "")
+        )
+
+
+def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limit: float) -> Outcome:
+    """Solve a maximisation whose parameters are set.
+
+    Args:
+        absolute_gap: in units of the objective; the solver may stop at it. 0 asks for proven optimality.
+        time_limit: seconds.
+
+    Raises:
+        SolverError: the solver fails or calls the program infeasible or unbounded.
+    """
+    start = time.perf_counter()
+    options = _options(solver, absolute_gap, max(time_limit, 1e-3))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "may be inaccurate" at a limit: Outcome says so
+            data, chain, inverse = problem.get_problem_data(solver)
+            raw = chain.solve_via_data(problem, data, warm_start=False, verbose=False, solver_opts=options)
+            outcome = _read(solver, raw)
+            if outcome.has_solution:
+                problem.unpack_results(raw, chain, inverse)
+    except (cp.SolverError, ValueError, KeyError, ImportError, MemoryError) as error:
+        raise SolverError(f"{solver} failed: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    total = time.perf_counter() - start
+    solver_seconds = min(outcome.solver_seconds, total)
+    return Outcome(
+        outcome.has_solution, outcome.is_finished, outcome.upper_bound, total - solver_seconds, solver_seconds
+    )
+
+
+def _options(solver: str, absolute_gap: float, time_limit: float) -> dict[str, Any]:
+    if solver == "SCIP":
+        return {
+            "scip_params": {
+                "limits/absgap": absolute_gap,
+                "limits/gap": 0.0,
+                "limits/time": time_limit,
+                "numerics/feastol": _FEASIBILITY,
+                "misc/catchctrlc": False,  # the interrupt belongs to the run
+            }
+        }
+    if solver == "HIGHS":
+        return {
+            "mip_abs_gap": absolute_gap,
+            "mip_rel_gap": 0.0,
+            "time_limit": time_limit,
+            "mip_feasibility_tolerance": _FEASIBILITY,
+            "primal_feasibility_tolerance": _FEASIBILITY,
+            "threads": 1,
+        }
+    return {}
+
+
+def _read(solver: str, raw: Any) -> Outcome:
+    """What the solver reports, before any value is looked at. CVXPY minimises −objective."""
+    if solver == "SCIP":
+        model, status = raw["model"], raw["scip_status"]
+        if status not in ("optimal", "gaplimit", "timelimit"):
+            raise SolverError(f"SCIP stopped with status {status!r}")
+        return Outcome("primal" in raw, status != "timelimit", -model.getDualbound(), 0.0, model.getSolvingTime())
+    if solver == "HIGHS":
+        status, info = raw["model_status"], raw["info"]
+        if status not in ("kOptimal", "kTimeLimit"):
+            raise SolverError(f"HIGHS stopped with status {status!r}")
+        is_finished = status == "kOptimal"
+        return Outcome(is_finished, is_finished, -info.mip_dual_bound, 0.0, raw["run_time"])
+    return Outcome(True, True, float("inf"), 0.0, 0.0)
