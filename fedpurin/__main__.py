@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.compose import compose_config
+    from fedpurin.record import make_folder
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
@@ -51,6 +52,7 @@ def train(arguments: Sequence[str]) -> None:
     else:
         config, run_dir = compose_config(arguments)
         if _is_first_process():
+            make_folder(run_dir)  # what Hydra would end with a traceback
             _run_hydra()
         else:  # another rank of this run: the folder is the first one's
             _run(config, run_dir)

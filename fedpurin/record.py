@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -30,6 +31,8 @@ from fedpurin.config import Config, ConfigError
 if TYPE_CHECKING:
     from fedpurin.federation import Federation
 
+log = logging.getLogger(__name__)
+
 CLIENT_COLUMNS = (
     "round", "client", "rank", "num_train", "diverged", "loss/train",
     "accuracy/personalized", "accuracy/sparse", "accuracy/merged",
@@ -40,6 +43,7 @@ CLIENT_COLUMNS = (
     "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
     "network/seconds", "fit/seconds",
 )  # fmt: skip
+LOGGED = ("loss/train", "accuracy/personalized", "accuracy/merged", "bytes/up", "bytes/down", "round/seconds")
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 PACKAGES = (
     "fedpurin",
@@ -58,11 +62,7 @@ class RunFolder:
     """Appends to the files of one run folder."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "summary.json").touch()
-        except OSError as error:
-            raise ConfigError(f"hydra.run.dir={path} cannot be written: {error.strerror}") from None
+        make_folder(path)
         self.path = path
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int) -> None:
@@ -90,6 +90,19 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
+
+
+def make_folder(path: Path) -> None:
+    """Make the run folder, and see that it can be written.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "fedpurin.log").touch()
+    except OSError as error:
+        raise ConfigError(f"hydra.run.dir={path} cannot be written: {error.strerror}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -145,6 +158,7 @@ class Recorder:
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)
+        log.info("round %d: %s", record["round"], json.dumps({name: record.get(name) for name in LOGGED}))
 
     def on_run_end(self, federation: Federation) -> None:
         if federation.processes.rank == 0:

@@ -65,14 +65,20 @@ def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["partition.num_clients=5000"], "partition.num_clients=5000"),
         (["partition=pathological", "partition.classes_per_client=11"], "partition.classes_per_client=11"),
         (["data=fashion_mnist", "data.root=/nowhere", "data.download=false"], "data.root=/nowhere"),
-        (["model=vit_b_16"], "does not fit"),
+        (["model=vit_b_16"], "set data.image_size=16"),
+        (
+            ["model=custom", "model._target_=tests.modules.Diverging", "data.image_size=16"],
+            "Diverging does not fit samples of shape 1×16×16",
+        ),
         (["trainer.accelerator=gpu"], "trainer.devices=1 with trainer.accelerator=gpu is not possible"),
         (["trainer.devices=64"], "trainer.devices=64"),
         (["method.beta=0"], "method: beta=0 is not possible"),
         (["~callbacks.mask_selection"], "keep callbacks.mask_selection"),
         (["hydra.run.dir=/dev/null/run"], "hydra.run.dir=/dev/null/run cannot be written"),
-        (["model._target_=no.such.Model"], "model._target_=no.such.Model cannot be found"),
-        (["model._target_=lightning.LightningModule", "~model.backbone", "~model.lr"], "has no training_step"),
+        (["model=custom"], "model._target_"),
+        (["model=custom", "model._target_=no.such.Model"], "model._target_=no.such.Model cannot be found"),
+        (["model=custom", "model._target_=lightning.LightningModule"], "LightningModule has no training_step"),
+        (["model=custom", "model._target_=tests.modules.NoOptimizer"], "NoOptimizer has no configure_optimizers"),
         (["method.close_after_horizon=true", "partition.num_clients=2"], "method.close_after_horizon=true"),
     ],
 )
@@ -98,5 +104,6 @@ def test_every_choice_composes() -> None:
 
     for group, choices in config_groups().items():
         for choice in choices:
-            config, _ = compose_config([f"{group}={choice}"])
+            needed = ["model._target_=torch.nn.Flatten"] if choice == "custom" else []
+            config, _ = compose_config([f"{group}={choice}", *needed])
             assert config.trainer.rounds > 0
