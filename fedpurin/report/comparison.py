@@ -1,0 +1,336 @@
+"""Runs into groups that differ in nothing but the seed, with names, looks and settings.
+
+A setting is what every method faces alike (data, partition, model, trainer); only methods of one setting compete.
+Options without influence on the result (devices, folders, callbacks), and mask options of methods that exchange no
+masks, do not tell groups apart. A finished run counts before one that stopped early; a seed counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from fedpurin.config import ConfigError
+from fedpurin.report.folders import Problem
+from fedpurin.report.read import Array, Run
+from fedpurin.report.style import Style, categorical, ordered
+
+SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
+MASK_OPTIONS = ("scores.", "program.")
+IGNORED = frozenset(
+    "seed name tags resume network data.root data.download exchange.bucket_mib exchange.timeout_seconds trainer.devices "
+    "trainer.num_nodes trainer.accelerator trainer.threads trainer.evaluate_every trainer.monitor program.overlap "
+    "method._target_".split()
+)
+IGNORED_GROUPS = ("callbacks.", "logger.", "checkpoint.", "launcher.")
+SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
+MAX_DRAWN = 10
+"""Series that a figure of lines draws in colour; further ones are grey."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over rounds, mean and sample standard deviation over the seeds that have the round."""
+
+    rounds: Array
+    mean: Array
+    std: Array
+    count: Array
+
+    @property
+    def low(self) -> Array:
+        return self.mean - np.nan_to_num(self.std)
+
+    @property
+    def high(self) -> Array:
+        return self.mean + np.nan_to_num(self.std)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean, sample standard deviation (NaN for one seed), number of seeds."""
+
+    mean: float
+    std: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return cls(math.nan, math.nan, 0)
+        return cls(float(np.mean(finite)), float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan, len(finite))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that differ in the seed only. `options` tell it from others of its setting, `setting` names that setting."""
+
+    method: str
+    label: str
+    setting: str
+    options: Mapping[str, Any]
+    setting_options: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    style: Style
+
+    @property
+    def full_label(self) -> str:
+        return f"{self.label}, {self.setting}" if self.setting else self.label
+
+    @property
+    def uses_masks(self) -> bool:
+        return any(run.uses_masks for run in self.runs)
+
+    @property
+    def is_complete(self) -> bool:
+        return all(run.is_complete for run in self.runs)
+
+    @property
+    def drawn(self) -> bool:
+        return not self.style.quiet
+
+    def spread(self, measure: Callable[[Run], float]) -> Spread:
+        return Spread.of(measure(run) for run in self.runs)
+
+    def has(self, name: str) -> bool:
+        return any(run.has(name) for run in self.runs)
+
+    def curve(self, name: str, transform: Callable[[Run, Array], Array] = lambda _, values: values) -> Curve:
+        """A metric by round over seeds; `transform` sees a run and its values first (to add up, to scale)."""
+        rounds = np.unique(np.concatenate([run.rounds for run in self.runs]))
+        table = np.full((len(self.runs), len(rounds)), math.nan)
+        for row, run in zip(table, self.runs, strict=True):
+            if name in run.metrics:
+                row[np.searchsorted(rounds, run.rounds)] = transform(run, run.metrics[name])
+        count = np.isfinite(table).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.nansum(table, axis=0) / count
+            std = np.sqrt(np.nansum((table - mean) ** 2, axis=0) / (count - 1))
+        keep = count > 0
+        std[count < 2] = math.nan
+        return Curve(rounds[keep], mean[keep], std[keep], count[keep].astype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Everything the page is made from."""
+
+    data: str
+    groups: tuple[Group, ...]
+    settings: tuple[str, ...]
+    runs: tuple[Run, ...]
+    not_counted: Mapping[Run, str]
+    problems: tuple[Problem, ...] = ()
+    x: str | None = None
+    """The option on the x axis of part 3."""
+
+    @cached_property
+    def by_setting(self) -> dict[str, list[Group]]:
+        return {setting: [group for group in self.groups if group.setting == setting] for setting in self.settings}
+
+    @cached_property
+    def swept(self) -> dict[str, list[Any]]:
+        """Options that take several values here, beside the seed, with those values; the method among them."""
+        values: dict[str, list[Any]] = defaultdict(list)
+        for group in self.groups:
+            for option, value in {"method": group.method, **group.options, **group.setting_options}.items():
+                if value not in values[option]:
+                    values[option].append(value)
+        return {option: sorted(given, key=_sort_key) for option, given in values.items() if len(given) > 1}
+
+    def local(self, setting: str) -> Group | None:
+        """Separate training in this setting, which gains and losses are measured against."""
+        return next((group for group in self.by_setting[setting] if group.method == "local"), None)
+
+
+def compare(runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None = None) -> Comparison:
+    """Group `runs`.
+
+    Raises:
+        ConfigError: runs of different data sets, or an x axis that does not vary.
+    """
+    _require_one_data_set(runs)
+    buckets: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        buckets[_identity(run)].append(run)
+    counted, not_counted = [], {}
+    for bucket in buckets.values():
+        kept, dropped = _one_a_seed(bucket)
+        counted.append(kept)
+        not_counted |= dropped
+    groups = _name(sorted(counted, key=_group_order))
+    settings = tuple(dict.fromkeys(group.setting for group in groups))
+    comparison = Comparison(runs[0].data, groups, settings, tuple(runs), not_counted, tuple(problems))
+    return replace(comparison, x=_choose_x(comparison, x))
+
+
+def _require_one_data_set(runs: Sequence[Run]) -> None:
+    by_data: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_data[run.data].append(run)
+    if len(by_data) > 1:
+        found = ", ".join(f"{data} ({len(group)}, e.g. {group[0].path})" for data, group in sorted(by_data.items()))
+        raise ConfigError(f"runs of different data sets cannot share a page: {found}; name the runs of one data set")
+
+
+def _choose_x(comparison: Comparison, asked: str | None) -> str | None:
+    """The option on the x axis of part 3: the asked one, or τ, the budget, the first number that varies; or none."""
+    swept = comparison.swept
+    if asked is not None:
+        matches = [option for option in swept if asked in (option, option.rpartition(".")[2])]
+        if len(matches) == 1:
+            return matches[0]
+        options = ", ".join(f"{option} ({_list(values)})" for option, values in swept.items())
+        wrong = "is ambiguous" if matches else "does not vary over these runs"
+        raise ConfigError(f"--x {asked}: it {wrong}; " + (f"these options do: {options}" if options else "no option does"))
+    numeric = [option for option, values in swept.items() if all(_is_number(value) for value in values)]
+    return next((option for option in ("program.tau", "program.budget", *numeric) if option in numeric), None)
+
+
+def _relevant(run: Run) -> dict[str, Any]:
+    """Options that can change this run's result."""
+    dropped = IGNORED_GROUPS if run.uses_masks else (*IGNORED_GROUPS, *MASK_OPTIONS)
+    return {
+        option: value
+        for option, value in run.options.items()
+        if option not in IGNORED and not option.startswith(dropped)
+    }
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    return (
+        str(run.options.get("method._target_")),
+        *sorted((option, repr(value)) for option, value in _relevant(run).items()),
+    )
+
+
+def _one_a_seed(bucket: Sequence[Run]) -> tuple[list[Run], dict[Run, str]]:
+    """The runs that count: finished ones if there are any, and one a seed; and why each other does not."""
+    dropped: dict[Run, str] = {}
+    any_complete = any(run.is_complete for run in bucket)
+    kept: dict[int, Run] = {}
+    for run in sorted(bucket, key=lambda run: (run.seed, -len(run.rounds))):
+        if any_complete and not run.is_complete:
+            dropped[run] = f"stopped after round {int(run.rounds[-1]) + 1} of {run.planned_rounds}"
+        elif run.seed in kept:
+            dropped[run] = f"repeats {kept[run.seed].path}"
+        else:
+            kept[run.seed] = run
+    return list(kept.values()), dropped
+
+
+def _group_order(runs: Sequence[Run]) -> tuple[Any, ...]:
+    """Local first, FedPURIN last, by name between; then by option values, numbers as numbers."""
+    method = runs[0].method
+    rank = 0 if method == "local" else 2 if method.startswith("fedpurin") else 1
+    options = _relevant(runs[0])
+    return (rank, method, *((option, _sort_key(options[option])) for option in sorted(options)))
+
+
+def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
+    """Name each group by its method and by what differs among groups of that method, and give it a look."""
+    options = [_relevant(runs[0]) for runs in buckets]
+    methods = [runs[0].method for runs in buckets]
+    in_setting = _differing([_select(each, True) for each in options])
+    in_method = {
+        method: _differing([_select(each, False) for each, name in zip(options, methods, strict=True) if name == method])
+        for method in methods
+    }
+    named = []
+    for runs, method, each in zip(buckets, methods, options, strict=True):
+        variants = {option: each[option] for option in in_method[method] if option in each}
+        setting = {option: each[option] for option in in_setting if option in each}
+        named.append((runs, method, variants, setting))
+    styles = _styles(named)
+    return tuple(
+        Group(
+            method=method,
+            label=_label(method, variants),
+            setting=describe(setting),
+            options={**_select(each, False), **variants},
+            setting_options=setting,
+            runs=tuple(runs),
+            style=styles[_label(method, variants)],
+        )
+        for (runs, method, variants, setting), each in zip(named, options, strict=True)
+    )
+
+
+def _styles(named: Sequence[tuple[Sequence[Run], str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Style]:
+    """A look for each label. One method with one swept number gets a ramp; many labels leave all but the best grey."""
+    accuracy: dict[str, float] = {}
+    owner: dict[str, str] = {}
+    for runs, method, variants, _ in named:
+        label = _label(method, variants)
+        best = Spread.of(run.last("accuracy/personalized") for run in runs).mean
+        accuracy[label] = max(accuracy.get(label, -math.inf), best if math.isfinite(best) else -math.inf)
+        owner[label] = method
+    labels, methods = list(accuracy), list(dict.fromkeys(owner.values()))
+    others = [label for label in labels if owner[label] != "local"]
+    varying = {option for _, method, variants, _ in named if method != "local" for option in variants}
+    if len(varying) == 1 and len({owner[label] for label in others}) == 1 and len(others) <= MAX_DRAWN:
+        styles = {label: ordered(index, len(others)) for index, label in enumerate(others)}
+    else:
+        best_first = sorted(others, key=lambda label: -accuracy[label])
+        leaders = [next(label for label in best_first if owner[label] == method) for method in methods if method != "local"]
+        shown = set([*leaders, *(label for label in best_first if label not in leaders)][: MAX_DRAWN - 1])
+        drawn = [label for label in others if label in shown]
+        styles = {label: categorical(index) for index, label in enumerate(drawn)}
+        styles |= {label: Style().silenced() for label in others if label not in shown}
+    return styles | {label: Style("muted", "dash", "x") for label in labels if owner[label] == "local"}
+
+
+def _select(options: Mapping[str, Any], setting: bool) -> dict[str, Any]:
+    return {option: value for option, value in options.items() if option.startswith(SETTING) == setting}
+
+
+def _differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names under which these mappings do not all hold the same."""
+    names = dict.fromkeys(name for each in options for name in each)
+    return [name for name in names if len({repr(each.get(name)) for each in options}) > 1]
+
+
+def _label(method: str, variants: Mapping[str, Any]) -> str:
+    return f"{method} {describe(variants)}" if variants else method
+
+
+def describe(options: Mapping[str, Any]) -> str:
+    """Options in few words: α=0.1, 20 clients."""
+    return ", ".join(describe_option(option, value) for option, value in options.items())
+
+
+def describe_option(option: str, value: Any) -> str:
+    if option == "partition.num_clients":
+        return f"{value} clients"
+    if option.endswith((".name", "_target_")) or option == "method":
+        return str(value).rpartition(".")[2]
+    return f"{short_name(option)}={format_value(value)}"
+
+
+def short_name(option: str) -> str:
+    return SYMBOLS.get(option, option.rpartition(".")[2].replace("_", " "))
+
+
+def format_value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value).lower()
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if _is_number(value) else (1, 0.0, str(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _list(values: Sequence[Any]) -> str:
+    texts = [format_value(value) for value in values]
+    return ", ".join(texts if len(texts) <= 6 else [*texts[:3], "…", texts[-1]])

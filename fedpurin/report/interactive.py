@@ -1,0 +1,201 @@
+"""Figures for the page: each panel as the traces and layout of plotly.js, which shows exact values on hovering.
+
+Colours stay names (`§c0`, with opacity `§c0/16`) that the page's script looks up in the theme of the moment.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fedpurin.report.figure import Axis, Bars, Box, Figure, Grid, Kind, Level, Line, Mark, Panel, Points
+from fedpurin.report.read import Array
+
+SHARE_OF_BUBBLE = 22.0  # pixels of the largest
+TICKS: dict[Kind, dict[str, Any]] = {
+    "number": {},
+    "count": {"tickformat": ",d"},
+    "share": {"tickformat": ".0%"},
+    "bytes": {"tickformat": "~s", "ticksuffix": "B"},
+    "seconds": {"tickformat": "~g", "ticksuffix": " s"},
+}
+HOVER: dict[Kind, str] = {
+    "number": "{%s:.5~g}", "count": "{%s:,}", "share": "{%s:.2%%}", "bytes": "{%s:,.0f} B", "seconds": "{%s:.4~g} s",
+}  # fmt: skip
+HEIGHT = 300  # pixels of a usual panel
+
+
+def to_plotly(figure: Figure) -> list[dict[str, Any]]:
+    """For each panel: title, pixels of height, traces, layout."""
+    return [
+        {
+            "title": panel.title,
+            "height": round(HEIGHT * panel.rows * (1.25 if len(figure.panels) == 1 else 1)),
+            "data": [trace for mark in panel.marks for trace in _traces(mark, panel)],
+            "layout": {
+                "xaxis": _axis(panel.x, panel, "x"),
+                "yaxis": _axis(panel.y, panel, "y"),
+                "barmode": "stack",
+                "hovermode": "closest",
+                "shapes": [_rule(mark) for mark in panel.marks if isinstance(mark, Level)],
+            },
+        }
+        for panel in figure.panels
+    ]
+
+
+def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
+    if axis.hidden:
+        layout: dict[str, Any] = {"visible": False, "range": [axis.low, axis.high]}
+    else:
+        layout = {"title": {"text": axis.label}, **TICKS[axis.kind]}
+    if axis.log:
+        layout |= {"type": "log", "minor": {"ticks": "outside", "ticklen": 3}}
+    if axis.categories:
+        ends = [len(axis.categories) - 0.4, -0.6] if which == "y" else [-0.6, len(axis.categories) - 0.4]
+        step = math.ceil(len(axis.categories) / 40)
+        layout |= {
+            "tickmode": "array",
+            "tickvals": list(range(0, len(axis.categories), step)),
+            "ticktext": list(axis.categories[::step]),
+            "range": ends,
+            "showgrid": False,
+        }
+    elif (axis.low is not None or axis.high is not None) and not axis.log:
+        layout["range"] = [axis.low, axis.high]
+    if panel.square and which == "y":
+        layout |= {"scaleanchor": "x", "constrain": "domain"}
+    if panel.square and which == "x":
+        layout["constrain"] = "domain"
+    return layout
+
+
+def _traces(mark: Mark, panel: Panel) -> list[dict[str, Any]]:
+    match mark:
+        case Line():
+            return _line(mark, panel)
+        case Points():
+            return [_points(mark, panel)]
+        case Level():
+            return []
+        case Bars():
+            return [
+                {
+                    "type": "bar", "orientation": "h", "name": mark.label, "width": 0.66,
+                    "y": list(range(len(mark.values))), "x": _numbers(mark.values),
+                    "marker": {"color": f"§{mark.style.colour}", "pattern": {"shape": _PATTERNS[mark.style.dash]}},
+                    "text": list(panel.y.categories), "textposition": "none",
+                    "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
+                }
+            ]  # fmt: skip
+        case Box():
+            return [_box(mark, panel)]
+        case Grid():
+            return [_grid(mark, panel)]
+
+
+_PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x"}
+
+
+def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
+    style, colour = mark.style, f"§{mark.style.colour}"
+    line: dict[str, Any] = {
+        "type": "scatter", "name": mark.label, "x": _numbers(mark.x), "y": _numbers(mark.y),
+        "mode": "lines+markers" if mark.markers else "lines",
+        "line": {"color": f"{colour}/45" if style.quiet else colour, "dash": style.dash, "width": 1 if style.quiet else 2},
+        "marker": {"color": colour, "symbol": style.marker, "size": 6},
+    }  # fmt: skip
+    if panel.x.hidden:
+        return [line | {"hoverinfo": "skip"}]
+    template = f"<b>{mark.label}</b><br>{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
+    traces = [line]
+    if mark.low is not None and mark.high is not None and not style.quiet:
+        known = np.isfinite(mark.low) & np.isfinite(mark.high)
+        half = (mark.high - mark.low) / 2
+        if (half[known] > 0).any():
+            line["customdata"] = _numbers(half)
+            template += " ± %" + HOVER[panel.y.kind] % "customdata"
+            around = np.concatenate([np.flatnonzero(known), np.flatnonzero(known)[::-1]])
+            edge = np.concatenate([mark.low[known], mark.high[known][::-1]])
+            band = {
+                "type": "scatter", "name": mark.label, "x": _numbers(mark.x[around]), "y": _numbers(edge),
+                "mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": f"{colour}/16", "hoverinfo": "skip",
+            }  # fmt: skip
+            traces.insert(0, band)
+    if len(mark.notes):
+        line["text"] = list(mark.notes)
+        template += "<br>%{text}"
+    line["hovertemplate"] = f"{template}<extra></extra>"
+    return traces
+
+
+def _points(mark: Points, panel: Panel) -> dict[str, Any]:
+    colour = f"§{mark.style.colour}"
+    marker: dict[str, Any] = {"color": f"{colour}/45" if mark.style.quiet else colour, "symbol": mark.style.marker, "size": 9}
+    if mark.size is not None:
+        marker |= {"size": _numbers(SHARE_OF_BUBBLE * np.sqrt(mark.size)), "line": {"width": 0}, "opacity": 0.85}
+    elif mark.names:
+        marker["size"] = 19
+    trace: dict[str, Any] = {
+        "type": "scatter", "mode": "markers+text" if mark.names else "markers", "name": mark.label,
+        "x": _numbers(mark.x), "y": _numbers(mark.y), "marker": marker,
+    }  # fmt: skip
+    for name, error in (("error_x", mark.x_error), ("error_y", mark.y_error)):
+        if error is not None:
+            trace[name] = {"array": _numbers(np.nan_to_num(error)), "color": colour, "thickness": 1.2, "width": 3}
+    if mark.names:
+        trace |= {"text": list(mark.names), "textfont": {"size": 10, "color": "§paper"}}
+    if len(mark.notes):
+        trace |= {"customdata": list(mark.notes), "hovertemplate": "%{customdata}<extra></extra>"}
+    else:
+        where = f"{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
+        trace["hovertemplate"] = f"<b>{mark.label}</b><br>{where}<extra></extra>"
+    return trace
+
+
+def _rule(mark: Level) -> dict[str, Any]:
+    return {
+        "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mark.y, "y1": mark.y, "name": mark.label,
+        "line": {"color": f"§{mark.style.colour}", "dash": mark.style.dash, "width": 1.5}, "layer": "below",
+    }  # fmt: skip
+
+
+def _box(mark: Box, panel: Panel) -> dict[str, Any]:
+    notes = list(mark.notes) or [""] * len(mark.values)
+    return {
+        "type": "box", "orientation": "h", "name": mark.label, "x": _numbers(mark.values),
+        "y0": mark.position, "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "width": 0.6, "hoveron": "points",
+        "marker": {"color": f"§{mark.style.colour}/55", "size": 4}, "line": {"color": f"§{mark.style.colour}", "width": 1.5},
+        "fillcolor": f"§{mark.style.colour}/10", "text": notes,
+        "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
+    }  # fmt: skip
+
+
+def _grid(mark: Grid, panel: Panel) -> dict[str, Any]:
+    rows, columns = mark.values.shape
+    x = list(range(columns)) if mark.x is None else _numbers(mark.x)
+    named = [
+        [f"{panel.y.label} {y}<br>{panel.x.label} {x}" for x in panel.x.categories or x] for y in panel.y.categories or range(rows)
+    ]
+    return {
+        "type": "heatmap", "z": [_numbers(row) for row in mark.values], "x": x, "y": list(range(rows)),
+        "zmin": mark.low, "zmax": mark.high, "colorscale": "Viridis", "hoverongaps": False, "text": named,
+        "colorbar": {"title": {"text": mark.label, "side": "right"}, "thickness": 10, **TICKS[mark.kind]},
+        "hovertemplate": "%{text}<br><b>%" + HOVER[mark.kind] % "z" + "</b><extra></extra>",
+    }  # fmt: skip
+
+
+def _hover(which: str, axis: Axis) -> str:
+    if axis.categories:
+        return f"{axis.label} %{{{which}}}"
+    return f"{axis.label} %" + HOVER[axis.kind] % which
+
+
+def _numbers(values: Array) -> list[float | int | None]:
+    """Seven significant digits, whole numbers in full, null for NaN."""
+    return [
+        None if not math.isfinite(value) else int(value) if value == int(value) else float(f"{value:.7g}")
+        for value in np.asarray(values, dtype=np.float64).tolist()
+    ]

@@ -1,0 +1,131 @@
+"""Numbers behind a figure, and tables for readers: to CSV, LaTeX and HTML.
+
+`Numbers` are plain values under named columns. A `Table` is what a reader sees, formatted, with the best in bold,
+and carries the numbers that it was made from.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "τ": r"$\tau$", "β": r"$\beta$",
+    "α": r"$\alpha$", "σ": r"$\sigma$", "−": "$-$", "–": "--", "†": r"$\dagger$", "×": r"$\times$", "≥": r"$\geq$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Rows under named columns. Shares are fractions of one, sizes are bytes, times are seconds."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+    def to_csv(self) -> str:
+        """Comma-separated values with a header; what is not there is empty."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_plain(value) for value in row] for row in self.rows)
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One formatted value."""
+
+    text: str
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as a reader sees it. `blocks` are groups of rows under a subheading ('' for none)."""
+
+    key: str
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    blocks: Sequence[tuple[str, Sequence[Sequence[Cell]]]]
+    numbers: Numbers
+    num_text_columns: int = 1
+    """Columns from the left that hold names and are set flush left."""
+
+    def to_latex(self) -> str:
+        """A `table` environment; needs \\usepackage{booktabs}."""
+        columns = "l" * self.num_text_columns + "r" * (len(self.header) - self.num_text_columns)
+        lines = [r"\begin{table}", r"  \centering", f"  \\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}"]
+        lines += [f"  \\label{{tab:{self.key}}}", f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule"]
+        lines.append(f"    {' & '.join(escape_latex(name) for name in self.header)} \\\\")
+        for heading, rows in self.blocks:
+            lines.append(r"    \midrule")
+            if heading:
+                lines.append(f"    \\multicolumn{{{len(self.header)}}}{{l}}{{\\emph{{{escape_latex(heading)}}}}} \\\\")
+            for row in rows:
+                lines.append(f"    {' & '.join(_latex_cell(cell) for cell in row)} \\\\")
+        return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+
+    def to_html(self) -> str:
+        """A `<table>`; wide ones scroll inside their box."""
+        head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in self.header)
+        body = []
+        for heading, rows in self.blocks:
+            if heading:
+                body.append(f"<tr class='block'><th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th></tr>")
+            body += [f"<tr>{''.join(self._html_cell(column, cell) for column, cell in enumerate(row))}</tr>" for row in rows]
+        return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+
+    def _html_cell(self, column: int, cell: Cell) -> str:
+        text = html.escape(cell.text)
+        text = f"<strong>{text}</strong>" if cell.is_best else text
+        if column == 0:
+            return f"<th scope='row'>{text}</th>"
+        return f"<td class='text'>{text}</td>" if column < self.num_text_columns else f"<td>{text}</td>"
+
+
+def escape_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def format_share(value: float, digits: int = 2) -> str:
+    """A fraction of one as percent, without the sign: the header has it."""
+    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def format_spread(mean: float, std: float, digits: int = 2) -> str:
+    """Mean ± standard deviation of fractions, in percent."""
+    if not math.isfinite(mean):
+        return "–"
+    return format_share(mean, digits) + (f" ± {100 * std:.{digits}f}" if math.isfinite(std) else "")
+
+
+def format_bytes(count: float) -> str:
+    """A byte count with a decimal prefix, three significant digits."""
+    if not math.isfinite(count):
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = escape_latex(cell.text)
+    return f"\\textbf{{{text}}}" if cell.is_best else text
+
+
+def _plain(value: Any) -> Any:
+    """Whole floats as whole numbers, others with the shortest digits that give them back; nothing for NaN."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ""
+        return int(value) if value.is_integer() and abs(value) < 1e15 else repr(float(value))
+    return value
