@@ -62,6 +62,12 @@ class FitResult:
     num_steps: int
     diverged: str | None = None
 
+    def then(self, next: FitResult) -> FitResult:
+        """Both fits of a client that fits twice in a round; the loss is the later one's."""
+        return FitResult(
+            next.loss, self.seconds + next.seconds, self.num_steps + next.num_steps, self.diverged or next.diverged
+        )
+
 
 class LocalTrainer:
     """Trains and evaluates this rank's clients, one at a time, in one live module.
@@ -122,6 +128,7 @@ class LocalTrainer:
         epochs: int | None = None,
         trains: Callable[[Segment], bool] | None = None,
         purpose: str = "fit",
+        vector: Tensor | None = None,
     ) -> FitResult:
         """Train the client on its own data and keep the result, unless it diverged.
 
@@ -129,14 +136,18 @@ class LocalTrainer:
             epochs: local epochs; None takes the trainer's.
             trains: which segments may change (FedRep freezes the body, then the head); None: all.
             purpose: names the random streams, so that a method's second fit in a round draws its own order.
+            vector: another model of the client to train instead, in place (Ditto's copy of the global one). The
+                client's own model and buffers stay as they are, and callbacks do not hear of this fit.
         """
         start = time.perf_counter()
-        self.load(client)
+        self.load(client, vector)
         self.round = round
         with self._frozen(trains):
             loss, num_steps = self._run_epochs(client, epochs or self.local_epochs, purpose)
         diverged = self._what_diverged(loss)
-        if diverged is None:
+        if diverged is None and vector is not None:
+            vector.copy_(self.vector)
+        elif diverged is None:
             self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
             self.keep(client)
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)

@@ -139,7 +139,7 @@ class Federation:
             sparse[:shared] *= unpack_mask(client.mask)
             self.trainer.load(client, sparse)
         elif variant == "merged":
-            self.trainer.load(client)
+            self.trainer.load(client, self.method.merged(client))
         client.metrics[f"accuracy/{variant}"] = self.trainer.evaluate()["accuracy"]
 
     def _record(

@@ -2,7 +2,11 @@
 
 from fedpurin.methods.base import Method, Round
 from fedpurin.methods.fedavg import FedAvg
+from fedpurin.methods.fedbn import FedBN
+from fedpurin.methods.fedcac import FedCAC
+from fedpurin.methods.fedper import FedPer
 from fedpurin.methods.fedpurin import FedPURIN
+from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.local import Local
 
-__all__ = ["FedAvg", "FedPURIN", "Local", "Method", "Round"]
+__all__ = ["FedAvg", "FedBN", "FedCAC", "FedPURIN", "FedPer", "FedRep", "Local", "Method", "Round"]

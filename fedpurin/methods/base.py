@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
 from fedpurin.space import Layout, ParameterSpace, Segment
 
@@ -78,9 +79,23 @@ class Method:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
         return {}
 
+    def merged(self, client: Client) -> Tensor:
+        """What the exchange made of the client's model: the vector that `accuracy/merged` measures."""
+        return client.vector
+
     def state_dict(self) -> dict[str, Any]:
         """What the server side keeps between rounds, for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+
+def require_head(method: Method, space: ParameterSpace) -> None:
+    """Raise ConfigError unless the model has a head, and something besides."""
+    heads = sum(segment.is_head for segment in space.layout)
+    if not 0 < heads < len(space.layout):
+        raise ConfigError(
+            f"method={type(method).__name__} tells the head from the body, and this model "
+            f"{'is all head' if heads else 'has no linear layer'}: name the head's module with roles.head"
+        )

@@ -2,16 +2,20 @@
 
 Shares every trainable parameter; buffers (running statistics) stay with the client.
     w ← Σ_i (s_i / Σ_k s_k) w_i                                      over the round's participants
+
+Base of every method that averages: they differ in what they share, how a client fits, or which of a client's
+vectors is its copy of the global model, and override just that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpurin.client import Client
 from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
 from fedpurin.space import Layout
@@ -22,28 +26,38 @@ class FedAvg(Method):
     """Dense exchange: all shared parameters up, the mean down, once each for every participation.
 
     When everybody takes part, the mean goes down at the end of the round. Otherwise a participant would often hold
-    a mean that is out of date before it trains again, so the present one goes down when the client is drawn next.
+    a mean that is out of date before it trains again, so the present one goes down when the client is drawn next;
+    until then `accuracy/merged` measures the mean as the server holds it.
     """
+
+    weighting: Literal["samples", "uniform"] = "samples"
+    """A client's weight in the mean: its number of training samples, or one."""
 
     def __post_init__(self) -> None:
         self._global: Tensor | None = None
         self._up_to_date: tuple[int, ...] = ()
 
+    def copy_of_global(self, client: Client) -> Tensor:
+        """The client's vector whose shared part is averaged: it sends this one, and the mean overwrites it."""
+        return client.vector
+
     def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
         if self._global is None:
             return  # nobody has averaged yet: all clients still hold the initial weights
         behind = [id for id in round.ids if id not in self._up_to_date]
-        exchange.download(self._global, behind)
+        received = exchange.download(self._global, behind)
         for client in round.clients:
             if client.id in behind:
-                client.vector[: shared.length] = self._global
+                self.copy_of_global(client)[: shared.length] = received
 
     def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
         everybody = len(round.ids) == round.num_clients
-        self._global = exchange.average(round.vectors, round.num_train, deliver=everybody)
+        copies = {client.id: self.copy_of_global(client) for client in round.clients}
+        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
+        self._global = exchange.average(copies, weights, deliver=everybody)
         self._up_to_date = round.ids if everybody else ()
-        for client in round.clients:
-            client.vector[: len(self._global)] = self._global
+        for copy in copies.values() if not everybody else ():
+            copy[: len(self._global)] = self._global
         return {}
 
     def state_dict(self) -> dict[str, Any]:

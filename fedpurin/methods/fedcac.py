@@ -1,0 +1,41 @@
+"""FedCAC (Wu et al., ICCV 2023; arXiv 2309.11103): critical parameters from those whose critical parameters overlap.
+
+Shares every trainable parameter but those of normalisation layers; sends all of it, dense, and the mask. The mask is
+the top ⌊τ n_l⌋ of each tensor by c_q = |w_q − w⁰_q|·|w_q| (configs/method/fedcac.yaml sets `scores` accordingly).
+With the collaborators C_i of METHOD step 5 (FedCAC's own rule, which FedPURIN took over), and all participants j:
+    w_i ← m_i ⊙ (1/|C_i|) Σ_{j∈C_i} w_j + (1 − m_i) ⊙ Σ_j (s_j / Σ_k s_k) w_j
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpurin.aggregation import collaborators, overlap_matrix
+from fedpurin.exchange import Exchange
+from fedpurin.methods.base import OPTIONS, Method, Round
+from fedpurin.space import Segment
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class FedCAC(Method):
+    """Dense exchange, sorted out by masks: the server merges for every client and sends the result, dense."""
+
+    needs_masks: ClassVar[bool] = True
+
+    beta: Annotated[int, Field(ge=1)] = 100
+    """Collaboration horizon, rounds; the paper takes 170 on CIFAR-100."""
+    share_norm: bool = False
+
+    def shares(self, segment: Segment) -> bool:
+        return self.share_norm or not segment.is_norm
+
+    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+        masks = exchange.share_masks(round.masks)
+        overlap = overlap_matrix(torch.stack([masks[id] for id in round.ids]), "published")
+        groups = collaborators(overlap, round.ids, round.number, self.beta)
+        exchange.combine_dense(round.vectors, masks, groups, weights=round.num_train)
+        return {"collaboration/partners": sum(len(group) - 1 for group in groups.values()) / len(groups)}
