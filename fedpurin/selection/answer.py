@@ -45,4 +45,6 @@ def relative_gap(objective: float, bound: float) -> float:
 def name_status(gap: float, tolerance: float, is_finished: bool) -> Status:
     if gap == 0.0:
         return "optimal"
-    return "within_tolerance" if gap <= tolerance or is_finished else "time_limit"
+    if gap <= tolerance:
+        return "within_tolerance"
+    return "numerical_limit" if is_finished else "time_limit"

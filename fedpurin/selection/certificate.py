@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedpurin.exchange.costs import Encoding
 
-Status = Literal["optimal", "within_tolerance", "time_limit"]
+Status = Literal["optimal", "within_tolerance", "time_limit", "numerical_limit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Certificate:
 
     status: Status
     """`optimal`: the gap is 0. `within_tolerance`: at most `program.gap_tolerance`. `time_limit`: stopped
-    there, with the gap it had by then."""
+    there, with the gap it had by then. `numerical_limit`: the solver's double precision closes it no further."""
     objective: float
     """Sum of the selected scores, float64."""
     upper_bound: float

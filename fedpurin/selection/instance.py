@@ -11,7 +11,7 @@ index comes first. A solution is therefore a choice and a count for each tensor,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from fedpurin.selection.curve import Floats, ValueCurve
 from fedpurin.selection.scan import Scan
 
 if TYPE_CHECKING:
+    from fedpurin.selection.byte_prices import BytePrices
     from fedpurin.selection.prices import Limits
 
 
@@ -60,8 +61,10 @@ class Instance:
     """Bytes for all tensors together (`budget`)."""
     limits: Limits | None = None
     """The best price of a selection and its counts, once known (`layerwise` and `global`)."""
-    anchors: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """Counts around which a curve has to be seen sharply, by tensor and encoding (`budget`)."""
+    prices: BytePrices | None = None
+    """The best price of a byte and what is known at it, once known (`budget`)."""
+    anchors: tuple[frozenset[int], ...] = ()
+    """Counts of each tensor around which its curve has to be seen sharply (`budget`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class BudgetStatement:
     score: Any
     size: Any
     base: Any
+    allowed: Any
     room: Any
     fixed: Any
     per_value: Any
@@ -98,7 +99,7 @@ def state_budget(
 ) -> BudgetStatement:
     """maximise Σ_j c_j x_j + Σ_e b_e y_e − price · unused   over choices e = (tensor, encoding), subject to
 
-        Σ_{e∈l} y_e = 1                                    every tensor takes one encoding
+        Σ_{e∈l} y_e = 1,   y_e ≤ allowed_e                 every tensor takes one encoding that is still possible
         Σ_{j∈p} x_j = Σ_{e∈p} k_e                          k_e values are sent under encoding e
         k_e ≤ room_e y_e,   x_j ≤ u_j Σ_{e∈p(j)} y_e       nothing under an encoding that is not taken
         Σ_e (fixed_e y_e + per_value_e k_e) + unused = capacity,   unused ≥ 0
@@ -120,6 +121,7 @@ def state_budget(
     c = cp.Parameter(num_items, name="score")
     u = cp.Parameter(num_items, nonneg=True, name="size")
     b = cp.Parameter(num_choices, name="base")
+    allowed = cp.Parameter(num_choices, nonneg=True, name="allowed")
     room = cp.Parameter(num_choices, nonneg=True, name="room")
     fixed = cp.Parameter(num_choices, nonneg=True, name="fixed")
     per_value = cp.Parameter(num_choices, nonneg=True, name="per_value")
@@ -134,6 +136,7 @@ def state_budget(
         cp.Maximize(c @ x + b @ y - price * unused),
         [
             taken == 1,
+            y <= allowed,
             selected == sent,
             k >= 0,
             k <= cp.multiply(room, y),
@@ -143,7 +146,7 @@ def state_budget(
             unused >= 0,
         ],
     )
-    return BudgetStatement(problem, x, y, k, c, u, b, room, fixed, per_value, price, capacity)
+    return BudgetStatement(problem, x, y, k, c, u, b, allowed, room, fixed, per_value, price, capacity)
 
 
 def _sum_by(group_of: Sequence[int] | NDArray[np.integer], num_groups: int) -> sp.csr_array:

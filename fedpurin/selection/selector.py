@@ -14,6 +14,7 @@ from torch import Tensor
 from fedpurin.config import ProgramConfig
 from fedpurin.exchange.costs import upload_overhead_bytes
 from fedpurin.selection.answer import Answer, name_status, relative_gap
+from fedpurin.selection.budget import BudgetProgram
 from fedpurin.selection.certificate import Certificate, Selection
 from fedpurin.selection.curve import ValueCurve
 from fedpurin.selection.cardinality import CardinalityProgram
@@ -46,7 +47,11 @@ class Selector:
         require_installed(program.solver)
         self.layout = layout
         self.config = program
-        self.program = CardinalityProgram(layout, program)
+        self.program: BudgetProgram | CardinalityProgram = (
+            BudgetProgram(layout, program, value_bytes, overhead_bytes)
+            if program.name == "budget"
+            else CardinalityProgram(layout, program)
+        )
 
     def solve(self, scores: Float32[Tensor, " length"]) -> Selection:
         """Solve the program for these scores, on their device. Called from one thread at a time.

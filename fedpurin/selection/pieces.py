@@ -1,0 +1,52 @@
+"""Pieces of a concave value curve that lie nowhere below it: what the solver sees of a window of counts.
+
+Owns which borders of a curve are kept (sharp around given counts, coarser away from them) and the two tangents that
+replace what lies between. At every kept border the pieces are exact; their maximum is an upper bound of the program's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedpurin.selection.curve import Integers, ValueCurve
+from fedpurin.selection.instance import Items
+
+
+def cut_window(curve: ValueCurve, low: int, high: int, anchors: Sequence[int], max_intervals: int) -> Items:
+    """Cover the counts from `low` to `high` (borders of the curve) with at most 2 · max_intervals pieces."""
+    if low >= high:
+        return Items(np.zeros(0), np.zeros(0))
+    borders = _choose_borders(curve, low, high, anchors, max_intervals)
+    first, last = curve.top[borders[:-1]], curve.bottom[borders[1:] - 1]
+    size = np.diff(curve.num[borders]).astype(np.float64)
+    gain = np.diff(curve.value[borders])
+    # slopes `first` for `corner` counts, then `last`: the tangents at both ends, meeting at the corner
+    spread = first - last
+    is_bent = spread > 0
+    corner = np.where(is_bent, (gain - last * size) / np.where(is_bent, spread, 1.0), size)
+    corner = np.clip(corner, 0.0, size)
+    score = np.stack((first, last), axis=1).ravel()
+    width = np.stack((corner, size - corner), axis=1).ravel()
+    return Items(score[width > 0], width[width > 0])
+
+
+def _choose_borders(
+    curve: ValueCurve, low: int, high: int, anchors: Sequence[int], max_intervals: int
+) -> Integers:
+    """Indices of the borders to keep, ends included: all of them, or a ladder that is fine at the anchors."""
+    first, last = np.searchsorted(curve.num, (low, high))
+    if last - first <= max_intervals:
+        return np.arange(first, last + 1)
+    inside = sorted({min(max(anchor, low), high) for anchor in anchors})[: max(max_intervals // 4, 1)]
+    inside = inside or [(low + high) // 2]
+    rungs = max((max_intervals // len(inside) - 1) // 2, 1)
+    wanted = [low, high]
+    for anchor in inside:
+        for reach in (low - anchor, high - anchor):
+            # geometric steps from the anchor to the end: the error of a rung is a fixed share of the gain lost there
+            ratio = max(abs(reach), 1) ** (1.0 / rungs)
+            wanted += [anchor + round(reach / ratio**rung) for rung in range(1, rungs + 1)]
+        wanted.append(anchor)
+    return np.unique(np.clip(np.searchsorted(curve.num, wanted), first, last))
