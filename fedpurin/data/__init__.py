@@ -1,7 +1,7 @@
 """Data sets, partitions, and batches held as tensors on the device."""
 
 from fedpurin.data.dataset import LabelledData, from_datasets
-from fedpurin.data.partition import Partition, partition
+from fedpurin.data.partitions import Partition, partition
 from fedpurin.data.pool import Pool
 from fedpurin.data.sources import load
 

@@ -2,7 +2,7 @@
 
 Owns: what happens to a sample between storage and the model: the gather by index, conversion to float, the
 per-channel normalisation, random flips and crops. Does not own: reading files (sources.py), who holds which
-sample (partition.py), the draw of seeds (the caller passes a generator from seeding.py).
+sample (partitions.py), the draw of seeds (the caller passes a generator from seeding.py).
 
 All clients of a process share one pool; a client is an index vector. An epoch is gathered a few batches at a
 time and its batches are views of that gather, so one training step pays for no data kernel of its own. Every

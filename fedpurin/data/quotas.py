@@ -1,12 +1,12 @@
 """How many samples of each class each client gets: whole numbers with exact row sums, under what a pool holds.
 
 Owns: the arithmetic between a wish (class shares and client sizes, real numbers) and counts that can be dealt
-out. Does not own: the rules that make the wish and the samples themselves (partition.py).
+out. Does not own: the rules that make the wish and the samples themselves (partitions.py).
 
 Three steps. `share_out` makes whole client sizes. `bend_shares` moves the wish as little as the pool demands, by
-iterative proportional fitting (Deming & Stephan 1940). `round_counts` rounds by largest remainder and, where a
-class is still overdrawn, moves single samples between classes along augmenting paths, so it finds counts
-whenever there are any.
+iterative proportional fitting (Deming & Stephan 1940). `round_counts` rounds by largest remainder; where that
+overdraws a class, it carries rounding errors from client to client, and moves what is still too much between
+classes along augmenting paths, so it finds counts whenever there are any.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def share_out(total: int, weights: Shares, floor: int) -> Counts:
         raised |= below
 
 
-def largest_remainder(targets: Shares, totals: Counts) -> Counts:
+def largest_remainder(targets: Shares, totals: Counts, bonus: Shares | float = 0.0) -> Counts:
     """Round every row of `targets` [n, k] down, then up by one where the most was lost, until it sums to its total.
 
-    Ties go to the lower column. A target of zero stays zero.
+    Ties go to the lower column. A target of zero stays zero. `bonus` [k] is added to what was lost in each column.
     """
     counts = np.floor(targets + _NOISE).astype(np.int64)
-    lost = np.where(targets > 0, targets - counts, -np.inf)
+    lost = np.where(targets > 0, targets - counts + bonus, -np.inf)
     order = np.argsort(-lost, axis=1, kind="stable")
     missing = totals - counts.sum(axis=1)
     raised = np.zeros_like(counts)
@@ -84,11 +84,13 @@ def bend_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArra
 def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArray[np.bool_]) -> Counts | None:
     """Counts [n, k] with row sums exactly `sizes`, column sums at most `capacity` and nothing outside `allowed`.
 
-    Each count is its target `sizes · shares` rounded by largest remainder, but for what has to move to keep
-    within the capacity. None if no such counts exist.
+    Each count is its target `sizes · shares` rounded by largest remainder where the capacity allows that. None if
+    no such counts exist.
     """
     targets = shares * sizes[:, None]
     counts = largest_remainder(targets, sizes)
+    if (counts.sum(axis=0) > capacity).any():
+        counts = _round_carrying(targets, sizes)
     while True:
         excess = counts.sum(axis=0) - capacity
         if (excess <= 0).all():
@@ -97,6 +99,19 @@ def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArr
         if path is None:
             return None
         _move_along(path, counts, counts - targets, excess, allowed)
+
+
+def _round_carrying(targets: Shares, sizes: Counts) -> Counts:
+    """Largest remainder client by client, with what rounding has taken from a class so far added to what it loses.
+
+    Column sums thus stay within a sample or so of the targets', and every count next to its own target.
+    """
+    counts = np.empty(targets.shape, dtype=np.int64)
+    carried = np.zeros(targets.shape[1])
+    for client, target in enumerate(targets):
+        counts[client] = largest_remainder(target[None], sizes[client : client + 1], carried)[0]
+        carried += target - counts[client]
+    return counts
 
 
 def _find_path(counts: Counts, allowed: NDArray[np.bool_], excess: Counts) -> list[int] | None:

@@ -28,6 +28,10 @@ from fedpurin.data.dataset import LabelledData
 from fedpurin.data.quotas import Counts, Shares, bend_shares, round_counts, share_out
 from fedpurin.seeding import numpy_generator
 
+TOLERATED_SAMPLES, TOLERATED_SHARE = 2, 0.1
+"""What a class may miss the training proportions by in a client's test data, where the test pool runs short: this
+many samples or this share of the client's test data, whichever is more. Rounding alone stays below one sample."""
+
 
 @dataclass(frozen=True, eq=False)
 class Partition:
@@ -102,9 +106,13 @@ class _Wish:
         # From the counts that were dealt, not from the shares: nobody is tested on a class it did not train on,
         # unless there is no other way.
         dealt = counts / sizes[:, None]
+        tolerance = np.maximum(TOLERATED_SAMPLES, TOLERATED_SHARE * test_sizes)
         for may_hold in (counts > 0, allowed):
             test_counts = round_counts(dealt, test_sizes, pools.test, may_hold)
-            if test_counts is not None:
+            if (
+                test_counts is not None
+                and (np.abs(test_counts - dealt * test_sizes[:, None]).max(axis=1) <= tolerance).all()
+            ):
                 return counts, test_counts
         return None
 
