@@ -1,11 +1,12 @@
 """Working on packed masks: count, compare, and move values between a vector and the positions of a mask.
 
 Owns: the innermost loops over parameters, compiled for the CPU, in torch operations for any other device (and
-held equal on the CPU by the tests). Does not own: threads (`parallel.py`), what a mask means.
+held equal on the CPU by the tests). Does not own: what a mask means, what is summed (`sums.py`).
 
 Masks are packed as `fedpurin.space.pack_mask` does, and as long as whole 64-bit words. The compiled loops over
-values are free of branches: a mask bit is added to the write position instead of being tested, because a test on
-random bits would be mispredicted every other time.
+values are free of branches: a mask bit is added to a read or write position instead of being tested, because a
+test on random bits is mispredicted every other time. They move 32-bit patterns, so no value changes on its way,
+and count in unsigned numbers, which numba indexes with without a test for negative ones.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped, UInt8
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.exchange.blocks import word_tensor
-from fedpurin.exchange.parallel import map_chunks, map_items
+from fedpurin.exchange.parallel import is_parallel, map_chunks, map_items
 from fedpurin.space import unpack_mask
 
 CHUNK_WORDS = 1 << 12
 """Words of a mask (64 parameters each) that a thread takes at a time: 1 MiB of values, an L2 cache's worth."""
+FULL_WORD = np.uint64(2**64 - 1)
+_ONE = np.uint64(1)
+_BITS = np.uint64(64)
 
 
 @intrinsic
@@ -39,36 +44,30 @@ def popcount(typing_context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-def words_of(packed: UInt8[Tensor, " bytes"]) -> np.ndarray:
+def words_of(packed: UInt8[Tensor, " bytes"]) -> NDArray[np.uint64]:
     """A packed CPU mask as 64-bit words, without a copy where it is aligned."""
-    return word_tensor(packed).numpy().view(np.uint64)
+    return np.asarray(word_tensor(packed).numpy().view(np.uint64))
 
 
 def count(packed: UInt8[Tensor, " bytes"]) -> int:
     """‖m‖₁."""
     if packed.device.type == "cpu":
-        return int(_count(words_of(packed)))
+        return int(count_words(words_of(packed)))
     return int(unpack_mask(packed).sum().item())
 
 
-@numba.njit(nogil=True, cache=True)
-def _count(words: np.ndarray) -> int:
+@njit(nogil=True, cache=True)
+def count_words(words: NDArray[np.uint64]) -> int:
+    """Set bits of all words."""
     total = np.uint64(0)
     for word in words:
         total += popcount(word)
-    return total
-
-
-def prefix_counts(packed: UInt8[Tensor, " bytes"], chunk_words: int) -> list[int]:
-    """Set bits before each chunk of `chunk_words` words, and in all: one more number than chunks."""
-    words = words_of(packed)
-    parts = [int(_count(words[first : first + chunk_words])) for first in range(0, len(words), chunk_words)]
-    return [0, *np.cumsum(parts, dtype=np.int64).tolist()]
+    return total  # type: ignore[return-value]
 
 
 def intersection_counts(
     masks: UInt8[Tensor, "clients bytes"] | Sequence[UInt8[Tensor, " bytes"]],
-) -> Int64[np.ndarray, "clients clients"]:
+) -> Int64[NDArray[np.int64], "clients clients"]:
     """‖m_i ∧ m_j‖₁ of every pair, exactly.
 
     On the CPU by counting bits, which reads an eighth of a byte a parameter; elsewhere as a matrix product of
@@ -78,18 +77,21 @@ def intersection_counts(
     if not rows:
         return np.zeros((0, 0), dtype=np.int64)
     if rows[0].device.type != "cpu":
-        return _intersection_product(rows)
+        return intersection_product(rows)
     words = [words_of(row) for row in rows]
 
-    def count_chunk(first: int, last: int) -> np.ndarray:
+    def count_chunk(first: int, last: int) -> NDArray[np.int64]:
         return _intersections(np.stack([row[first:last] for row in words]))
 
     chunk = max(64, min(CHUNK_WORDS, (1 << 21) // len(rows)))
-    return sum(map_chunks(count_chunk, len(words[0]), chunk), np.zeros((len(rows), len(rows)), dtype=np.int64))
+    total = np.zeros((len(rows), len(rows)), dtype=np.int64)
+    for part in map_chunks(count_chunk, len(words[0]), chunk):
+        total += part
+    return total
 
 
-@numba.njit(nogil=True, cache=True)
-def _intersections(words: np.ndarray) -> np.ndarray:
+@njit(nogil=True, cache=True)
+def _intersections(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     clients, length = words.shape
     counts = np.zeros((clients, clients), dtype=np.int64)
     for i in range(clients):
@@ -102,7 +104,8 @@ def _intersections(words: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _intersection_product(rows: Sequence[Tensor], slice_bytes: int = 1 << 17) -> np.ndarray:
+def intersection_product(rows: Sequence[Tensor], slice_bytes: int = 1 << 17) -> NDArray[np.int64]:
+    """`intersection_counts` as a matrix product."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for first in range(0, rows[0].numel(), slice_bytes):
         bits = torch.stack([unpack_mask(row[first : first + slice_bytes]).float() for row in rows])
@@ -111,71 +114,103 @@ def _intersection_product(rows: Sequence[Tensor], slice_bytes: int = 1 << 17) ->
 
 
 def compress(vector: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8"]) -> Shaped[Tensor, " selected"]:
-    """The vector's elements at the mask's positions, ascending. float32 on the CPU takes the compiled loop."""
-    if vector.device.type != "cpu" or vector.dtype != torch.float32:
+    """The vector's elements at the mask's positions, ascending."""
+    if vector.device.type != "cpu" or vector.itemsize != 4:
         return vector[unpack_mask(packed)]
-    source, words = vector.numpy(), words_of(packed)
-    begins = prefix_counts(packed, CHUNK_WORDS)
-    room = np.empty(begins[-1] + 1, dtype=np.float32)  # the loop may write one element past the last one
+    source, words = vector.view(torch.int32).numpy().view(np.uint32), words_of(packed)
+    begins, chunk = _prefix(words)
+    target = np.empty(begins[-1], dtype=np.uint32)
 
-    def run(chunk: int) -> None:
-        first = chunk * CHUNK_WORDS
-        part = words[first : first + CHUNK_WORDS]
-        if begins[chunk + 1] > begins[chunk]:
-            _compress(source[64 * first :], part, room[begins[chunk] :], begins[chunk + 1] - begins[chunk])
+    def run(first: int, last: int) -> None:
+        part = target[begins[first // chunk] : begins[first // chunk + 1]]
+        if part.size:
+            _compress(source[64 * first : 64 * last], words[first:last], part)
 
-    map_items(run, range(len(begins) - 1))
-    return torch.from_numpy(room[: begins[-1]])
+    map_chunks(run, len(words), chunk)
+    return torch.from_numpy(target.view(np.int32)).view(vector.dtype)
 
 
-@numba.njit(nogil=True, cache=True)
-def _compress(source: np.ndarray, words: np.ndarray, target: np.ndarray, length: int) -> None:
-    """Writes `length` elements. Never beyond: threads write side by side."""
-    filled = 0
+@njit(nogil=True, cache=True)
+def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArray[np.uint32]) -> None:
+    """Fill `target`, never past its end: threads write side by side."""
+    filled, size = np.uint64(0), np.uint64(target.size)
     for index in range(words.size):
-        word = words[index]
-        base = 64 * index
-        if filled + 64 < length:
-            for bit in range(64):
-                target[filled] = source[base + bit]
-                filled += np.int64((word >> np.uint64(bit)) & np.uint64(1))
-        else:
-            for bit in range(64):
-                if (word >> np.uint64(bit)) & np.uint64(1):
-                    target[filled] = source[base + bit]
-                    filled += 1
+        filled = compress_word(source, _BITS * np.uint64(index), words[index], target, filled, size)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def compress_word(source, base, word, target, filled, size):  # type: ignore[no-untyped-def]
+    """Append the elements of one word's positions; returns how many are filled now. Writes nothing from `size` on."""
+    if word == 0:
+        return filled
+    if filled + _BITS < size:
+        for bit in range(_BITS):
+            target[filled] = source[base + np.uint64(bit)]
+            filled += word & _ONE
+            word >>= _ONE
+    else:
+        for bit in range(_BITS):
+            if word & _ONE:
+                target[filled] = source[base + np.uint64(bit)]
+                filled += _ONE
+            word >>= _ONE
+    return filled
 
 
 def expand_into(
     target: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8"], values: Shaped[Tensor, " selected"]
 ) -> None:
     """Put values at the mask's positions of `target`, in place; the others stay. The inverse of `compress`."""
-    if target.device.type != "cpu" or target.dtype != torch.float32 or values.dtype != torch.float32:
-        target[unpack_mask(packed)] = values.to(target.dtype)
+    if target.device.type != "cpu" or target.itemsize != 4:
+        target[unpack_mask(packed)] = values
         return
-    source, room, words = values.numpy(), target.numpy(), words_of(packed)
-    begins = prefix_counts(packed, CHUNK_WORDS)
+    source = values.view(torch.int32).numpy().view(np.uint32)
+    room, words = target.view(torch.int32).numpy().view(np.uint32), words_of(packed)
+    begins, chunk = _prefix(words)
     if begins[-1] != source.size:
         raise ValueError(f"{source.size} values for a mask of {begins[-1]} positions")
 
-    def run(chunk: int) -> None:
-        first = chunk * CHUNK_WORDS
-        if begins[chunk + 1] > begins[chunk]:
-            part = words[first : first + CHUNK_WORDS]
-            _expand(room[64 * first :], part, source[begins[chunk] : begins[chunk + 1]])
+    def run(first: int, last: int) -> None:
+        part = source[begins[first // chunk] : begins[first // chunk + 1]]
+        if part.size:
+            _expand(part, words[first:last], room[64 * first : 64 * last])
 
-    map_items(run, range(len(begins) - 1))
+    map_chunks(run, len(words), chunk)
 
 
-@numba.njit(nogil=True, cache=True)
-def _expand(target: np.ndarray, words: np.ndarray, source: np.ndarray) -> None:
-    read = 0
-    last = source.size - 1
+@njit(nogil=True, cache=True)
+def _expand(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArray[np.uint32]) -> None:
+    lane = np.empty(64, dtype=np.uint32)
+    read, size = np.uint64(0), np.uint64(source.size)
     for index in range(words.size):
-        word = words[index]
-        base = 64 * index
-        for bit in range(64):
-            taken = (word >> np.uint64(bit)) & np.uint64(1)
-            value = source[min(read, last)]
-            target[base + bit] = value if taken else target[base + bit]
-            read += np.int64(taken)
+        word, base = words[index], _BITS * np.uint64(index)
+        if word == 0:
+            continue
+        read = read_word(source, word, lane, read, size)
+        for bit in range(_BITS):
+            keep = np.uint32(((word >> bit) & _ONE) - _ONE)
+            target[base + bit] = (lane[bit] & ~keep) | (target[base + bit] & keep)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def read_word(source, word, lane, read, size):  # type: ignore[no-untyped-def]
+    """Put the next values into the lanes of one word's positions; other lanes get anything. Returns the next place."""
+    if read + _BITS < size:
+        for bit in range(_BITS):
+            lane[bit] = source[read]
+            read += word & _ONE
+            word >>= _ONE
+    else:
+        for bit in range(_BITS):
+            if word & _ONE:
+                lane[bit] = source[read]
+                read += _ONE
+            word >>= _ONE
+    return read
+
+
+def _prefix(words: NDArray[np.uint64]) -> tuple[list[int], int]:
+    """Set bits before each chunk and in all, and a chunk's words: one chunk where no other thread could help."""
+    chunk = CHUNK_WORDS if is_parallel() else max(len(words), 1)
+    parts = map_items(lambda first: int(count_words(words[first : first + chunk])), range(0, len(words), chunk))
+    return [0, *np.cumsum(parts, dtype=np.int64).tolist()], chunk

@@ -17,13 +17,14 @@ from __future__ import annotations
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedpurin.exchange import index_torch
+from fedpurin.exchange import index_cpu, index_torch
 from fedpurin.exchange.blocks import EncodedIndex, Span
 
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
     """Write which positions of `universe` are in `mask`, a subset of it; both packed, both of `span` alone."""
-    return index_torch.encode_index(mask, universe, span)
+    implementation = index_cpu if mask.device.type == "cpu" else index_torch
+    return implementation.encode_index(mask, universe, span)
 
 
 def decode_index(
@@ -37,4 +38,5 @@ def decode_index(
     Raises:
         DecodeError: bytes that it cannot have written, with the number of the offending block.
     """
-    return index_torch.decode_index(table, index, universe, span)
+    implementation = index_cpu if index.device.type == "cpu" else index_torch
+    return implementation.decode_index(table, index, universe, span)

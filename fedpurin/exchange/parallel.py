@@ -1,7 +1,8 @@
-"""Runs single-threaded kernels that release the GIL over chunks of work, on as many threads as torch may use."""
+"""Runs single-threaded kernels that release the GIL over pieces of work, on as many threads as torch may use."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,12 +13,17 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_worker = threading.local()
+
 
 def map_items(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`function` of every item, in order; exceptions pass through."""
+    """`function` of every item, in order; exceptions pass through.
+
+    Inside another `map_items` the items run one after the other: the outer one keeps all threads busy.
+    """
     work = list(items)
     threads = torch.get_num_threads()
-    if threads == 1 or len(work) <= 1:
+    if threads == 1 or len(work) <= 1 or getattr(_worker, "busy", False):
         return [function(item) for item in work]
     return list(_pool(threads).map(function, work))
 
@@ -27,6 +33,14 @@ def map_chunks(function: Callable[[int, int], Result], length: int, chunk: int) 
     return map_items(lambda first: function(first, min(first + chunk, length)), range(0, length, chunk))
 
 
+def is_parallel() -> bool:
+    """Whether cutting work into pieces would use more than this thread."""
+    return torch.get_num_threads() > 1 and not getattr(_worker, "busy", False)
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="fedpurin-exchange")
+    def mark() -> None:
+        _worker.busy = True
+
+    return ThreadPoolExecutor(threads, thread_name_prefix="fedpurin-exchange", initializer=mark)

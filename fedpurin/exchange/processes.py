@@ -103,6 +103,10 @@ class Processes:
             return item
         return self.gather_objects(item if self.rank == 0 else cast(Item, None))[0]
 
+    def private_group(self) -> Any:
+        """A CPU group for collectives in a thread, beside these; None for one rank. A collective itself."""
+        return dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_seconds)) if self.size > 1 else None
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
