@@ -87,7 +87,7 @@ class Progress(lightning.Callback):
             self.console.print(summary_table(summarise_run(federation)))
             self.console.print(f"run folder: {federation.run_dir}", soft_wrap=True)
 
-    def on_exception(self) -> None:
+    def on_run_failed(self) -> None:
         self._stop()
 
     def _stop(self) -> None:

@@ -11,11 +11,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.help import COMMANDS, help_text
+from fedpurin.lock import is_first_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,11 +53,12 @@ def train(arguments: Sequence[str]) -> None:
         _run_hydra()
     else:
         config, run_dir = compose_config(arguments)
-        if _is_first_process():
+        check_folder(config, run_dir)  # before Hydra writes into it
+        if is_first_process():
             make_folder(run_dir)  # what Hydra would end with a traceback
             _run_hydra()
         else:  # another rank of this run: the folder is the first one's
-            _run(config, run_dir)
+            run(config, run_dir)
 
 
 def _run_hydra() -> None:
@@ -73,7 +76,7 @@ def _run_hydra() -> None:
         mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         hydra_config = HydraConfig.get()
         try:
-            _run(to_config(mapping), Path(hydra_config.runtime.output_dir))
+            run(to_config(mapping), Path(hydra_config.runtime.output_dir))
         except ConfigError as error:
             if hydra_config.mode == RunMode.MULTIRUN:
                 raise  # the sweep goes on with its other runs
@@ -82,26 +85,40 @@ def _run_hydra() -> None:
     task()
 
 
-def _run(config: Config, run_dir: Path) -> None:
+def run(config: Config, run_dir: Path) -> None:
+    """One run, to its end or to a signal; a run that is finished already is left alone."""
+    from fedpurin.resume import check_folder, is_finished, note_refusal
+
+    check_folder(config, run_dir)
+    if is_finished(config, run_dir):
+        print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
+        return
     from fedpurin.build import build
+    from fedpurin.interruption import Interrupted
 
     # Fabric recommends srun wherever SLURM is installed, also on a login node.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.captureWarnings(True)
-    build(config, run_dir).run()
+    try:
+        build(config, run_dir).run()
+    except ConfigError as error:
+        note_refusal(run_dir, error)
+        raise
+    except Interrupted as stop:
+        print(f"fedpurin: {stop}; to continue: fedpurin resume {run_dir}", file=sys.stderr)
+        stop.leave()
 
 
-def _is_first_process() -> bool:
-    """False in the ranks that Fabric, torchrun or srun started beside the first one."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID") if "SLURM_STEP_ID" in os.environ else ("RANK", "LOCAL_RANK")
-    return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
+COMMAND_MODULES = {
+    "partition": "fedpurin.data.command",
+    "select": "fedpurin.selection.command",
+    "resume": "fedpurin.resume",
+}
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    if name == "select":
-        from fedpurin.selection.command import main as command
-    else:
-        from fedpurin.data.command import main as command
+    command: Callable[[Sequence[str]], int] = import_module(COMMAND_MODULES[name]).main
     return command
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from fedpurin.build import build
 from fedpurin.compose import compose_config
 from fedpurin.federation import Federation
+from fedpurin.interruption import Interrupted
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,7 @@ def simulate(
         config = replace(config, data=replace(config.data, name="own-data"), name=name)
     folder = Path(run_dir) if run_dir is not None else default_dir
     federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
-    return RunResult(folder, federation.run(), federation)
+    try:
+        return RunResult(folder, federation.run(), federation)
+    except Interrupted as stop:
+        stop.leave()

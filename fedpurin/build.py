@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from lightning import LightningModule
 from torch import nn
 from torch.utils.data import Dataset
 
+from fedpurin.checkpointer import Checkpointer
 from fedpurin.client import LocalTrainer
 from fedpurin.config import Config, ConfigError
 from fedpurin.data import from_datasets, load, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.federation import Federation
 from fedpurin.launch import make_fabric
+from fedpurin.lock import RunLock, is_first_process
 from fedpurin.methods import Method
 from fedpurin.record import Recorder, RunFolder
+from fedpurin.resume import check_folder
 from fedpurin.seeding import derive_seed, seed_global
 from fedpurin.space import ParameterSpace, Roles
 
@@ -38,7 +42,7 @@ def build(
     test: Dataset[Any] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Federation:
-    """Make every part of one run on this rank.
+    """Make every part of one run on this rank. The run folder is locked until the run ends, or this fails.
 
     Args:
         module: the client's LightningModule; None builds `config.model`. Every client starts from its weights.
@@ -48,16 +52,39 @@ def build(
     Raises:
         ConfigError: the parts do not fit each other, or one of them is not there.
     """
+    lock = RunLock(run_dir)
+    with ExitStack() as undo:
+        undo.callback(lock.release)
+        if is_first_process():
+            lock.acquire()
+            check_folder(config, run_dir)
+        federation = _assemble(config, run_dir, lock, module, train, test, callbacks)
+        undo.pop_all()
+    return federation
+
+
+def _assemble(
+    config: Config,
+    run_dir: Path,
+    lock: RunLock,
+    module: LightningModule | None,
+    train: Dataset[Any] | None,
+    test: Dataset[Any] | None,
+    callbacks: Sequence[Any],
+) -> Federation:
     method = make_method(config.method)
     listeners = [make(entry, "callbacks") for entry in config.callbacks.values() if entry] + list(callbacks)
+    listeners += [make(entry, "logger") for entry in config.logger.values() if entry]
     if method.needs_masks and not any(getattr(listener, "provides_masks", False) for listener in listeners):
         raise ConfigError(
             f"method={type(method).__name__} needs masks and no callback provides them: "
             "keep callbacks.mask_selection, or pass callbacks.MaskSelection()"
         )
-    recorder = Recorder(RunFolder(run_dir))
+    checkpointer, recorder = Checkpointer(config.checkpoint, lock), Recorder(RunFolder(run_dir))
     fabric = make_fabric(
-        config.trainer, callbacks=[recorder, *listeners], timeout_seconds=config.exchange.timeout_seconds
+        config.trainer,
+        callbacks=[checkpointer, recorder, *listeners],
+        timeout_seconds=config.exchange.timeout_seconds,
     )
     processes = Processes(fabric.device)
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
@@ -74,13 +101,14 @@ def build(
             "image_size": data.image_size,
         }
         module = make_module(config.model, shape)
-    module = method.wrap(module)
-    check_fit(module, data.train)
+    _check_hooks(module)
     try:
         roles = Roles(config.roles.head, config.roles.norm)
+        module = method.adapt(module, roles)
         space = ParameterSpace(module, method.shares, roles)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
+    check_fit(module, data.train)
     method.check(space, config.partition.num_clients)
 
     trainer = LocalTrainer(
@@ -144,7 +172,6 @@ def make(options: Mapping[str, Any], group: str) -> Any:
 
 def check_fit(module: LightningModule, pool: Any) -> None:
     """Run one small training step without effect, so that a model that cannot take these data is named at once."""
-    _check_hooks(module)
     count = min(4, pool.num_samples)
     state = {name: value.clone() for name, value in module.state_dict().items()}
     with torch.random.fork_rng():

@@ -199,8 +199,15 @@ class CheckpointConfig:
     """When the state of a run is saved and how much of it is kept."""
 
     every: Annotated[int, Field(ge=0)] = 10
-    """Rounds between checkpoints; 0 saves none."""
+    """Rounds between checkpoints, and one after the last round; 0 saves none."""
     keep: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints that are kept."""
+    monitor: str | None = "accuracy/personalized"
+    """Entry of `metrics.jsonl` whose best checkpoint is kept as well; None keeps only the newest."""
+    asynchronous: bool | None = None
+    """Write in a thread while the next round trains, from a copy in memory; None: on a GPU."""
+    grace_seconds: Annotated[float, Field(gt=0)] = 90.0
+    """After USR1 or USR2, the longest wait for the round to end; after TERM at most 20. Then the round is abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

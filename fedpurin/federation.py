@@ -38,7 +38,8 @@ class Federation:
 
     `clients` are this rank's own; `num_train` counts every client's training samples; `history` is every round's
     record so far (filled on rank 0). Callbacks hear `on_run_start`, `on_round_start`, `on_round_fits_end`,
-    `on_round_end` and `on_run_end`, each with the keyword arguments it names.
+    `on_round_end` (rank 0), `on_round_done`, `on_run_end` and `on_run_failed`, each with the
+    keyword arguments it names.
     """
 
     config: Config
@@ -54,10 +55,15 @@ class Federation:
 
     def run(self) -> list[dict[str, Any]]:
         """Run the rounds that are left and return the history."""
-        self._call("on_run_start")
-        for number in range(self.first_round, self.config.trainer.rounds):
-            self.run_round(number)
-        self._call("on_run_end")
+        try:
+            self._call("on_run_start")
+            for number in range(self.first_round, self.config.trainer.rounds):
+                self.run_round(number)
+                self._call("on_round_done", number=number)
+            self._call("on_run_end")
+        except BaseException as error:
+            self._call("on_run_failed", error=error)
+            raise
         return self.history
 
     def run_round(self, number: int) -> None:

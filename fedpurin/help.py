@@ -8,6 +8,7 @@ import textwrap
 COMMANDS = {
     "partition": "show how a partition deals the samples to clients; nothing is trained",
     "select": "solve one critical-parameter program and print its certificate",
+    "resume": "continue a run from its newest checkpoint, with the same bits",
 }
 
 EXAMPLES = """\

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from fedpurin.config import Config, ConfigError
+from fedpurin.interruption import Interrupted
 
 if TYPE_CHECKING:
     from fedpurin.federation import Federation
@@ -45,6 +46,8 @@ CLIENT_COLUMNS = (
 )  # fmt: skip
 LOGGED = ("loss/train", "accuracy/personalized", "accuracy/merged", "bytes/up", "bytes/down", "round/seconds")
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
+STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
+"""What is kept of every start of a run that was interrupted."""
 PACKAGES = (
     "fedpurin",
     "torch",
@@ -65,10 +68,13 @@ class RunFolder:
         make_folder(path)
         self.path = path
 
-    def open(self, config: Config, *, num_parameters: int, num_shared: int) -> None:
-        """Write what is known before the first round."""
+    def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
+        """Write what is known before the first round, or before the first that a resumed run still has to do."""
         OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
-        write_json(self.path / "environment.json", describe_environment())
+        environment = describe_environment()
+        started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
+        starts = [*self._earlier_starts(), started] if first_round else [started]
+        write_json(self.path / "environment.json", environment | {"starts": starts})
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
 
     def write_partition(self, class_names: Sequence[str], train: Sequence[Any], test: Sequence[Any]) -> None:
@@ -87,6 +93,22 @@ class RunFolder:
             writer.writerows(rows)
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def fail(self, status: str, error: BaseException, rounds: int) -> None:
+        """Say why there is no result; a full disk must not hide the reason."""
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        try:
+            self.finish({"status": status, "error": reason, "rounds": rounds})
+        except OSError as failure:
+            log.error("summary.json cannot be written: %s", failure)
+
+    def _earlier_starts(self) -> list[Any]:
+        try:
+            earlier: list[Any] = json.loads((self.path / "environment.json").read_text())["starts"]
+        except (OSError, ValueError, KeyError):
+            return []
+        return earlier
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
@@ -154,7 +176,12 @@ class Recorder:
     def on_run_start(self, federation: Federation) -> None:
         if federation.processes.rank == 0:
             space = federation.trainer.space
-            self.folder.open(federation.config, num_parameters=space.layout.size, num_shared=space.shared.size)
+            self.folder.open(
+                federation.config,
+                num_parameters=space.layout.size,
+                num_shared=space.shared.size,
+                first_round=federation.first_round,
+            )
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)
@@ -165,6 +192,12 @@ class Recorder:
             space = federation.trainer.space
             sizes = {"num_parameters": space.layout.size, "num_shared": space.shared.size}
             self.folder.finish({"status": "finished", **sizes, **summarise_run(federation)})
+
+    def on_run_failed(self, federation: Federation, error: BaseException) -> None:
+        """Leave the reason in `summary.json`, where `fedpurin sweep status` finds it."""
+        if federation.processes.rank == 0:
+            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            self.folder.fail(status, error, rounds=len(federation.history))
 
 
 def summarise_run(federation: Federation) -> dict[str, Any]:
