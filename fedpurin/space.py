@@ -132,6 +132,14 @@ class Roles:
     head: str | None = None
     norm: tuple[str, ...] = ()
 
+    def head_path(self, module: nn.Module) -> str | None:
+        """Where the module's head is; None where it has none."""
+        modules = dict(module.named_modules())
+        for path in (*self.norm, *([self.head] if self.head else [])):
+            if path not in modules or not any(True for _ in modules[path].parameters()):
+                raise ValueError(f"roles: {path!r} names no module with parameters; there are {_some(modules)}")
+        return self.head or _last_linear(modules)
+
 
 class ParameterSpace:
     """The trainable parameters of one module as one flat float32 vector, shared segments first.
@@ -163,6 +171,10 @@ class ParameterSpace:
             parameter.data = view
         return vector
 
+    def views(self, vector: Float32[Tensor, " length"]) -> dict[str, Tensor]:
+        """A vector's parameters by name, as views of it in their shapes."""
+        return {segment.name: vector[segment.slice].view(segment.shape) for segment in self.layout}
+
     def gather_gradients(self, module: nn.Module) -> Float32[Tensor, " shared_length"]:
         """The shared parameters' gradients as one vector; a parameter without a gradient counts as zero."""
         parameters = dict(module.named_parameters())
@@ -178,10 +190,7 @@ class ParameterSpace:
 def describe_parameters(module: nn.Module, roles: Roles) -> Iterator[Segment]:
     """Yield a segment with its roles, not yet placed, for each trainable parameter in module order."""
     modules = dict(module.named_modules())
-    for path in (*roles.norm, *([roles.head] if roles.head else [])):
-        if path not in modules or not any(True for _ in modules[path].parameters()):
-            raise ValueError(f"roles: {path!r} names no module with parameters; there are {_some(modules)}")
-    head = roles.head or _last_linear(modules)
+    head = roles.head_path(module)
     norms = {name for name, child in modules.items() if isinstance(child, NORM_TYPES)} | set(roles.norm)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

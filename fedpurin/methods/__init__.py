@@ -1,12 +1,30 @@
 """One file a method: what it shares, sends, aggregates and merges. `base.py` has the hooks."""
 
 from fedpurin.methods.base import Method, Round
+from fedpurin.methods.ditto import Ditto
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
 from fedpurin.methods.fedper import FedPer
+from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
 from fedpurin.methods.fedrep import FedRep
+from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.local import Local
+from fedpurin.methods.pfedsd import PFedSD
 
-__all__ = ["FedAvg", "FedBN", "FedCAC", "FedPURIN", "FedPer", "FedRep", "Local", "Method", "Round"]
+__all__ = [
+    "Ditto",
+    "FedAvg",
+    "FedBN",
+    "FedCAC",
+    "FedPURIN",
+    "FedPer",
+    "FedProx",
+    "FedRep",
+    "FedRoD",
+    "Local",
+    "Method",
+    "PFedSD",
+    "Round",
+]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import hydra
 from jaxtyping import UInt8
 from lightning import LightningModule
 from pydantic import ConfigDict
@@ -20,7 +21,7 @@ from torch import Tensor
 from fedpurin.client import Client, FitResult, LocalTrainer
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
-from fedpurin.space import Layout, ParameterSpace, Segment
+from fedpurin.space import Layout, ParameterSpace, Roles, Segment
 
 OPTIONS = ConfigDict(extra="forbid")
 """For `@dataclass(frozen=True, kw_only=True, config=OPTIONS)` of a method: unknown options are errors."""
@@ -61,8 +62,8 @@ class Method:
         """Whether this tensor takes part in the exchange. The default shares all."""
         return True
 
-    def wrap(self, module: LightningModule) -> LightningModule:
-        """Give the clients another loss, by wrapping their module. The default leaves it."""
+    def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
+        """Give the clients another loss or further layers, say with `mix_in`. The default leaves the module."""
         return module
 
     def check(self, space: ParameterSpace, num_clients: int) -> None:
@@ -89,6 +90,18 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+
+def mix_in(target: str, module: LightningModule) -> Any:
+    """Put the class that `target` names before the module's own, in place, as torch's `fully_shard` does.
+
+    For losses that clients train with: the engine imports none, and the module keeps its parameters' names, roles and
+    hooks. lightning_modules/ has `Proximal`, `Distilling` and `TwoHeaded`.
+    """
+    mixin, own = hydra.utils.get_class(target), type(module)
+    if not issubclass(own, mixin):
+        module.__class__ = type(f"{mixin.__name__}{own.__name__}", (mixin, own), {})
+    return module
 
 
 def require_head(method: Method, space: ParameterSpace) -> None:

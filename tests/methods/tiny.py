@@ -54,15 +54,18 @@ def make_data(num: int, seed: int) -> TensorDataset:
 TRAIN, TEST = make_data(90, 1), make_data(40, 2)
 
 
+OVERRIDES = [
+    "partition=dirichlet", f"partition.num_clients={CLIENTS}", "partition.alpha=1.0",
+    f"trainer.rounds={ROUNDS}", f"trainer.local_epochs={EPOCHS}", f"trainer.batch_size={BATCH}",
+    "trainer.accelerator=cpu", "trainer.threads=1", "callbacks.progress=null", "checkpoint.every=0",
+]  # fmt: skip
+
+
 def simulate(
     run_dir: Path, *overrides: str, module: LightningModule | None = None, **arguments: Any
 ) -> fedpurin.RunResult:
     """Run the tiny federation; `overrides` come last and win."""
-    small = [
-        "partition=dirichlet", f"partition.num_clients={CLIENTS}", "partition.alpha=1.0",
-        f"trainer.rounds={ROUNDS}", f"trainer.local_epochs={EPOCHS}", f"trainer.batch_size={BATCH}",
-        "trainer.accelerator=cpu", "trainer.threads=1", "callbacks.progress=null", "checkpoint.every=0",
-    ]  # fmt: skip
+    module = module or Tiny()
     return fedpurin.simulate(
-        [*small, *overrides], module=module or Tiny(), train=TRAIN, test=TEST, run_dir=run_dir, **arguments
+        [*OVERRIDES, *overrides], module=module, train=TRAIN, test=TEST, run_dir=run_dir, **arguments
     )

@@ -1,0 +1,36 @@
+"""FedProx (Li et al., MLSys 2020, Algorithm 2): FedAvg, and local training that may not go far.
+
+Shares and sends every trainable parameter, dense; keeps nothing.
+    w_i ← arg min_w  F_i(w) + (μ/2) ‖w − wᵗ‖²                by E epochs of SGD from the model received, wᵗ
+    w ← Σ_i (s_i / Σ_k s_k) w_i
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from lightning import LightningModule
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.methods.base import OPTIONS, mix_in
+from fedpurin.methods.fedavg import FedAvg
+from fedpurin.space import Roles
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class FedProx(FedAvg):
+    """FedAvg under a proximal loss."""
+
+    mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Weight of the proximal term. The paper tunes it per data set; 1 is its choice for the image data."""
+
+    def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
+        adapted: LightningModule = mix_in("lightning_modules.Proximal", module)
+        return adapted
+
+    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
+        module: Any = trainer.module
+        with module.held_near(trainer.space.views(client.vector), self.mu):
+            return trainer.fit(client, round)

@@ -1,0 +1,51 @@
+"""pFedSD (Jin et al., IEEE TPDS 2022, Algorithm 1): the client's previous model teaches the global one it received.
+
+Shares and sends every trainable parameter, dense; keeps its model as it was after its last fit, the teacher v_i.
+    w_i ← SGD from wᵗ on F_i(w) + λτ² KL(softmax(z(v_i)/τ) ‖ softmax(z(w)/τ))        z: logits
+    v_i ← w_i                                                w ← (1/|S|) Σ_i w_i   over the round's participants S
+
+In a client's first round there is no teacher. Its personal model is the one after the fit, as for FedAvg.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from lightning import LightningModule
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.methods.base import OPTIONS, mix_in
+from fedpurin.methods.fedavg import FedAvg
+from fedpurin.space import Roles
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class PFedSD(FedAvg):
+    """FedAvg under self-distillation; `extra["teacher"]` is the previous model, in evaluation mode."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
+    """τ, which softens both predictions."""
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """λ, the weight of the distillation."""
+    weighting: Literal["samples", "uniform"] = "uniform"
+
+    def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
+        adapted: LightningModule = mix_in("lightning_modules.Distilling", module)
+        return adapted
+
+    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
+        result = self._fit(client, round, trainer)
+        if result.diverged is None:
+            client.extra["teacher"] = client.vector.clone()
+        return result
+
+    def _fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
+        if "teacher" not in client.extra:
+            return trainer.fit(client, round)
+        module: Any = trainer.module
+        # Running statistics do not travel, so the client's own are still those that belong to its teacher.
+        teacher = trainer.space.views(client.extra["teacher"]) | client.buffers
+        with module.taught_by(teacher, temperature=self.temperature, weight=self.lam):
+            return trainer.fit(client, round)

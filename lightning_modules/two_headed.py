@@ -1,0 +1,67 @@
+"""A client with a generic and a personal head on one body: FedRoD (Chen & Chao, ICLR 2022, Algorithm 1).
+
+Owns: the personal head; the balanced softmax loss of the generic one (eq. 4 and 5, Ren et al., 2020), which also trains
+the body; the cross-entropy of both heads' sum, which trains the personal one alone; and that sum as the prediction.
+Does not own: the body and the generic head (the class it is mixed into), what is shared (the method).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.mixing import add_to_loss
+
+
+class TwoHeaded(LightningModule):
+    """Mixed into a client's class by `fedpurin.methods.base.mix_in`; `add_personal_head` makes it work.
+
+    The network's output must be the head's: logits [batch, classes]. Batches are (x, y), and the client's own loss is
+    the cross-entropy of the logits; the prior that `balanced_for` adds to them makes it the balanced softmax loss.
+    """
+
+    personal_head: nn.Module
+    _log_prior: Tensor | None = None
+    _seen: tuple[Tensor, Tensor] | None = None
+
+    def add_personal_head(self, path: str) -> None:
+        """Copy the head at the dotted module path; the copy's logits are added to those of the generic head there."""
+        generic_head = self.get_submodule(path)
+        self.personal_head = copy.deepcopy(generic_head)
+        generic_head.register_forward_hook(self._at_generic_head)
+
+    @contextmanager
+    def balanced_for(self, labels: Int64[Tensor, " samples"], gamma: float) -> Iterator[None]:
+        """Train with the prior N_c^γ of the class counts N of `labels`; a class that is not there has no logit."""
+        self._log_prior = gamma * torch.bincount(labels).float().log()
+        try:
+            yield
+        finally:
+            self._log_prior = self._seen = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        assert self._seen is not None, "the generic head has run"
+        features, generic = self._seen
+        self._seen = None
+        both = generic.detach() + self.personal_head(features.detach())
+        return add_to_loss(output, functional.cross_entropy(both, batch[1]))
+
+    def _at_generic_head(self, head: nn.Module, inputs: tuple[Tensor, ...], generic: Tensor) -> Tensor:
+        """In training the generic logits and the prior; in evaluation the sum of both heads."""
+        if not self.training:
+            return generic + self.personal_head(inputs[0])
+        self._seen = inputs[0], generic
+        return generic if self._log_prior is None else generic + self._prior_of(generic.shape[1])
+
+    def _prior_of(self, num_classes: int) -> Float32[Tensor, " classes"]:
+        assert self._log_prior is not None
+        return functional.pad(self._log_prior, (0, num_classes - len(self._log_prior)), value=float("-inf"))

@@ -1,0 +1,103 @@
+"""Every method agrees with its loop-by-loop twin (naive.py) over two rounds: parameters and running statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedpurin.client import Client
+from fedpurin.federation import Federation
+from fedpurin.seeding import numpy_generator
+from tests.methods import naive
+from tests.methods.tiny import CLIENTS, ROUNDS, TRAIN, Tiny, simulate
+
+Step = Callable[[list[naive.Peer], int], None]
+
+UNEQUAL = ["partition.volume.name=lognormal", "partition.volume.sigma=0.5", "partition.volume.floor=10"]
+TWINS: dict[str, Step] = {
+    "local": naive.local,
+    "fedavg": naive.fedavg,
+    "fedper": naive.fedper,
+    "fedrep": naive.fedrep,
+    "fedbn": naive.fedbn,
+    "fedcac": naive.fedcac,
+    "fedprox": naive.fedprox,
+    "ditto": naive.ditto,
+    "pfedsd": naive.pfedsd,
+    "fedrod": naive.fedrod,
+}
+
+
+def peers_of(federation: Federation) -> dict[int, naive.Peer]:
+    clients = federation.clients
+    x, y = TRAIN.tensors
+    return {i: naive.Peer(i, x[c.train_indices], y[c.train_indices], Tiny()) for i, c in clients.items()}
+
+
+def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> None:
+    expected = naive.parameters(peer.net)
+    if "personal_head.weight" in (mine := federation.trainer.space.views(client.vector)):
+        assert peer.second is not None
+        expected |= {f"personal_head.{name}": value for name, value in naive.parameters(peer.second).items()}
+    mine |= client.buffers
+    expected |= dict(peer.net.named_buffers())
+    assert mine.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    if "global" in client.extra:
+        assert peer.second is not None
+        for name, value in naive.parameters(peer.second).items():
+            copy = federation.trainer.space.views(client.extra["global"])[name]
+            torch.testing.assert_close(copy, value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", TWINS)
+def test_everybody_takes_part(tmp_path: Path, method: str) -> None:
+    beta = ["method.beta=3"] if method == "fedcac" else []
+    federation = simulate(tmp_path, f"method={method}", *UNEQUAL, *beta).federation
+    peers = peers_of(federation)
+    assert len({len(peer.x) for peer in peers.values()}) > 1, "sizes must differ, or weights go untested"
+    for round in range(ROUNDS):
+        TWINS[method](list(peers.values()), round)
+    for id, peer in peers.items():
+        check_equal(federation, federation.clients[id], peer)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedper", "fedcac"])
+def test_half_of_them_take_part(tmp_path: Path, method: str) -> None:
+    """Who takes part starts from the newest mean; who does not keeps what it had."""
+    rounds, beta = 4, ["method.beta=3"] if method == "fedcac" else []
+    overrides = [f"method={method}", f"trainer.rounds={rounds}", "trainer.clients_per_round=2", *UNEQUAL, *beta]
+    federation = simulate(tmp_path, *overrides).federation
+    peers = peers_of(federation)
+    newest: dict[str, torch.Tensor] = {}
+    shared = {"fedavg": lambda name: True, "fedper": lambda name: not naive.is_head(name)}
+    for round in range(rounds):
+        draw = numpy_generator(0, "participants", round=round).choice(CLIENTS, size=2, replace=False)
+        chosen = [peers[id] for id in sorted(draw)]
+        for peer in chosen if newest else []:
+            naive.assign(peer.net, newest, shared[method])
+        TWINS[method](chosen, round)
+        newest = naive.parameters(chosen[0].net) if method in shared else {}
+    for id, peer in peers.items():
+        check_equal(federation, federation.clients[id], peer)
+
+
+def test_the_twins_are_not_each_other() -> None:
+    """The tests above would prove little if the methods hardly differed on this federation."""
+    results = {}
+    for method, step in TWINS.items():
+        peers = [
+            naive.Peer(i, *(t[20 * i : 20 * i + 20 - i] for t in TRAIN.tensors), copy.deepcopy(Tiny()))
+            for i in range(4)
+        ]
+        for round in range(ROUNDS):
+            step(peers, round)
+        results[method] = torch.cat([p.flatten() for p in naive.parameters(peers[0].net).values()])
+    for one in results:
+        for other in results:
+            assert one == other or (results[one] - results[other]).abs().max() > 1e-3
