@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,12 @@ from fedpurin.report.style import Style, categorical, ordered
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
 MASK_OPTIONS = ("scores.", "program.")
-IGNORED = frozenset(
-    "seed name tags resume network data.root data.download exchange.bucket_mib exchange.timeout_seconds trainer.devices "
-    "trainer.num_nodes trainer.accelerator trainer.threads trainer.evaluate_every trainer.monitor program.overlap "
-    "method._target_".split()
-)
+IGNORED = frozenset({
+    "seed", "name", "tags", "resume", "network", "method._target_", "data.root", "data.download",
+    "exchange.bucket_mib", "exchange.timeout_seconds", "program.overlap",
+    "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.threads",
+    "trainer.evaluate_every", "trainer.monitor",
+})  # fmt: skip
 IGNORED_GROUPS = ("callbacks.", "logger.", "checkpoint.", "launcher.")
 SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
 MAX_DRAWN = 10
@@ -161,7 +161,8 @@ def compare(runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None
     buckets: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         buckets[_identity(run)].append(run)
-    counted, not_counted = [], {}
+    counted: list[list[Run]] = []
+    not_counted: dict[Run, str] = {}
     for bucket in buckets.values():
         kept, dropped = _one_a_seed(bucket)
         counted.append(kept)
@@ -190,7 +191,9 @@ def _choose_x(comparison: Comparison, asked: str | None) -> str | None:
             return matches[0]
         options = ", ".join(f"{option} ({_list(values)})" for option, values in swept.items())
         wrong = "is ambiguous" if matches else "does not vary over these runs"
-        raise ConfigError(f"--x {asked}: it {wrong}; " + (f"these options do: {options}" if options else "no option does"))
+        raise ConfigError(
+            f"--x {asked}: it {wrong}; " + (f"these options do: {options}" if options else "no option does")
+        )
     numeric = [option for option, values in swept.items() if all(_is_number(value) for value in values)]
     return next((option for option in ("program.tau", "program.budget", *numeric) if option in numeric), None)
 
@@ -241,7 +244,9 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
     methods = [runs[0].method for runs in buckets]
     in_setting = _differing([_select(each, True) for each in options])
     in_method = {
-        method: _differing([_select(each, False) for each, name in zip(options, methods, strict=True) if name == method])
+        method: _differing(
+            [_select(each, False) for each, name in zip(options, methods, strict=True) if name == method]
+        )
         for method in methods
     }
     named = []
@@ -280,7 +285,9 @@ def _styles(named: Sequence[tuple[Sequence[Run], str, Mapping[str, Any], Mapping
         styles = {label: ordered(index, len(others)) for index, label in enumerate(others)}
     else:
         best_first = sorted(others, key=lambda label: -accuracy[label])
-        leaders = [next(label for label in best_first if owner[label] == method) for method in methods if method != "local"]
+        leaders = [
+            next(label for label in best_first if owner[label] == method) for method in methods if method != "local"
+        ]
         shown = set([*leaders, *(label for label in best_first if label not in leaders)][: MAX_DRAWN - 1])
         drawn = [label for label in others if label in shown]
         styles = {label: categorical(index) for index, label in enumerate(drawn)}

@@ -19,13 +19,13 @@ from fedpurin.report.style import LIGHT, Style
 
 PANEL_INCHES = (4.0, 2.9)
 SINGLE_INCHES = (7.2, 3.8)
-LEGEND_COLUMNS = 3
-DASHES = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2))}
+HATCHES = {"dash": "////", "dot": "....", "dashdot": "xxxx"}
+DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2))}
 MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "pentagon": "p",
     "star": "*", "hexagon": "h", "x": "x",
 }  # fmt: skip
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5, "axes.titleweight": "bold",
     "axes.edgecolor": "#9aa1ab", "axes.labelcolor": LIGHT["ink"], "text.color": LIGHT["ink"],
     "xtick.color": "#555c66", "ytick.color": "#555c66", "axes.grid": True, "grid.color": LIGHT["grid"],
@@ -128,9 +128,6 @@ def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: di
             _draw_grid(mark, axis, canvas, panel)
 
 
-HATCHES = {"dash": "////", "dot": "....", "dashdot": "xxxx"}
-
-
 def _draw_line(mark: Line, axis: Axes) -> None:
     colour, quiet = LIGHT[mark.style.colour], mark.style.quiet
     if mark.low is not None and mark.high is not None and not quiet:
@@ -189,4 +186,6 @@ def _handle(label: str, style: Style, area: bool) -> Patch | Line2D:
     colour = LIGHT[style.colour]
     if area:
         return Patch(facecolor=colour, edgecolor="white", hatch=HATCHES.get(style.dash), label=label)
-    return Line2D([], [], color=colour, linestyle=DASHES[style.dash], marker=MARKERS[style.marker], markersize=4, label=label)
+    return Line2D(
+        [], [], color=colour, linestyle=DASHES[style.dash], marker=MARKERS[style.marker], markersize=4, label=label
+    )

@@ -133,7 +133,11 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
 
 def _points(mark: Points, panel: Panel) -> dict[str, Any]:
     colour = f"§{mark.style.colour}"
-    marker: dict[str, Any] = {"color": f"{colour}/45" if mark.style.quiet else colour, "symbol": mark.style.marker, "size": 9}
+    marker: dict[str, Any] = {
+        "color": f"{colour}/45" if mark.style.quiet else colour,
+        "symbol": mark.style.marker,
+        "size": 9,
+    }
     if mark.size is not None:
         marker |= {"size": _numbers(SHARE_OF_BUBBLE * np.sqrt(mark.size)), "line": {"width": 0}, "opacity": 0.85}
     elif mark.names:
@@ -177,7 +181,8 @@ def _grid(mark: Grid, panel: Panel) -> dict[str, Any]:
     rows, columns = mark.values.shape
     x = list(range(columns)) if mark.x is None else _numbers(mark.x)
     named = [
-        [f"{panel.y.label} {y}<br>{panel.x.label} {x}" for x in panel.x.categories or x] for y in panel.y.categories or range(rows)
+        [f"{panel.y.label} {y}<br>{panel.x.label} {x}" for x in panel.x.categories or x]
+        for y in panel.y.categories or range(rows)
     ]
     return {
         "type": "heatmap", "z": [_numbers(row) for row in mark.values], "x": x, "y": list(range(rows)),

@@ -61,7 +61,11 @@ class Table:
     def to_latex(self) -> str:
         """A `table` environment; needs \\usepackage{booktabs}."""
         columns = "l" * self.num_text_columns + "r" * (len(self.header) - self.num_text_columns)
-        lines = [r"\begin{table}", r"  \centering", f"  \\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}"]
+        lines = [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}",
+        ]
         lines += [f"  \\label{{tab:{self.key}}}", f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule"]
         lines.append(f"    {' & '.join(escape_latex(name) for name in self.header)} \\\\")
         for heading, rows in self.blocks:
@@ -78,8 +82,12 @@ class Table:
         body = []
         for heading, rows in self.blocks:
             if heading:
-                body.append(f"<tr class='block'><th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th></tr>")
-            body += [f"<tr>{''.join(self._html_cell(column, cell) for column, cell in enumerate(row))}</tr>" for row in rows]
+                body.append(
+                    f"<tr class='block'><th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th></tr>"
+                )
+            body += [
+                f"<tr>{''.join(self._html_cell(column, cell) for column, cell in enumerate(row))}</tr>" for row in rows
+            ]
         return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
 
     def _html_cell(self, column: int, cell: Cell) -> str:

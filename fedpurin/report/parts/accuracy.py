@@ -98,7 +98,7 @@ def pareto(comparison: Comparison) -> Figure:
         marks: list[Mark] = []
         points = []
         for group in groups:
-            accuracy, traffic = group.spread(final_accuracy), group.spread(_both_ways)
+            accuracy, traffic = group.spread(final_accuracy), group.spread(both_ways)
             rows.append([*label_columns(group), traffic.mean, traffic.std, accuracy.mean, accuracy.std, accuracy.count])
             if not math.isfinite(accuracy.mean):
                 continue
@@ -171,7 +171,7 @@ def _cumulative_bytes(group: Group) -> Curve:
     return group.curve("bytes/up", add_up)
 
 
-def _both_ways(run: Run) -> float:
+def both_ways(run: Run) -> float:
     return bytes_per_client_round(run, "up") + bytes_per_client_round(run, "down")
 
 
@@ -192,5 +192,7 @@ def _hidden(comparison: Comparison) -> str:
     if quiet:
         parts.append(f"{len(quiet)} further variants are grey: the best of each method are in colour.")
     if len(comparison.settings) > MAX_PANELS:
-        parts.append(f"The first {MAX_PANELS} of {len(comparison.settings)} settings are drawn; the CSV files have all.")
+        parts.append(
+            f"The first {MAX_PANELS} of {len(comparison.settings)} settings are drawn; the CSV files have all."
+        )
     return "".join(f" {part}" for part in parts)

@@ -59,7 +59,9 @@ MEASURES = (
     Measure("accuracy_final", "Accuracy, final (%)", final_accuracy, lambda s: format_spread(s.mean, s.std), True),
     Measure("accuracy_best", "best round (%)", best_accuracy, lambda s: format_spread(s.mean, s.std), True),
     Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), lambda s: format_bytes(s.mean), False),
-    Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), lambda s: format_bytes(s.mean), False),
+    Measure(
+        "bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), lambda s: format_bytes(s.mean), False
+    ),
     Measure("reduction", "Reduction (%)", reduction, lambda s: format_share(s.mean, 1), True),
 )
 
@@ -93,8 +95,8 @@ def comparison_table(comparison: Comparison) -> Table:
             figures = [value for measure in MEASURES for value in (spread[measure.name].mean, spread[measure.name].std)]
             rows.append([setting, group.method, group.label, len(group.runs), group.is_complete, *figures])
         blocks.append((setting, cells))
-    columns = ("setting", "method", "label", "seeds", "complete")
-    columns += tuple(f"{measure.name}_{kind}" for measure in MEASURES for kind in ("mean", "std"))
+    figures_of = (f"{measure.name}_{kind}" for measure in MEASURES for kind in ("mean", "std"))
+    columns = ("setting", "method", "label", "seeds", "complete", *figures_of)
     stopped = any(not group.is_complete for group in comparison.groups)
     caption = (
         "Best of each column in bold (bytes: of the methods that send any). Up and down are bytes a client and round, "
@@ -108,7 +110,9 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def _best(measure: Measure, spreads: Sequence[Spread]) -> str:
     """The best value as it is written, so that what looks equal is bold together; '' if nothing competes."""
-    competing = [spread for spread in spreads if math.isfinite(spread.mean) and (measure.more_is_better or spread.mean > 0)]
+    competing = [
+        spread for spread in spreads if math.isfinite(spread.mean) and (measure.more_is_better or spread.mean > 0)
+    ]
     if len(spreads) < 2 or not competing:
         return ""
     pick = max if measure.more_is_better else min

@@ -19,7 +19,7 @@ from fedpurin.report.comparison import (
     short_name,
 )
 from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark, Section
-from fedpurin.report.parts.accuracy import ACCURACY_AXIS, bytes_per_client_round, quiet_first, reference
+from fedpurin.report.parts.accuracy import ACCURACY_AXIS, both_ways, quiet_first, reference
 from fedpurin.report.parts.overview import final_accuracy
 from fedpurin.report.read import Run
 from fedpurin.report.style import Style, categorical
@@ -35,7 +35,7 @@ def mean_density(run: Run) -> float:
 MEASURES: tuple[tuple[str, str, Kind, Callable[[Run], float]], ...] = (
     ("accuracy", "Personalised accuracy", "share", final_accuracy),
     ("density", "Mask density", "share", mean_density),
-    ("bytes", "Bytes a client and round", "bytes", lambda run: _both_ways(run)),
+    ("bytes", "Bytes a client and round", "bytes", both_ways),
 )
 
 
@@ -85,7 +85,7 @@ def by_option(comparison: Comparison, x: str) -> Figure:
     return Figure(
         "by_option",
         f"Accuracy, density and bytes against {short_name(x)}",
-        f"x is {x}. Bands are ± one sample standard deviation over seeds; levels across are methods without this option.",
+        f"x is {x}. Bands are ± one sample standard deviation over seeds; levels are methods without this option.",
         panels,
         Numbers(("figure", "label", x, "mean", "std", "seeds"), rows),
     )
@@ -140,7 +140,9 @@ def _series(comparison: Comparison, x: str) -> tuple[dict[str, list[Group]], lis
         head = "" if x == "method" else group.method
         series[" ".join(part for part in (head, describe(shown)) if part) or "all methods"].append(group)
     order = swept[x]
-    return {label: sorted(groups, key=lambda group: order.index(_value(group, x))) for label, groups in series.items()}, without
+    return {
+        label: sorted(groups, key=lambda group: order.index(_value(group, x))) for label, groups in series.items()
+    }, without
 
 
 def _varies_beside(comparison: Comparison, group: Group, option: str, x: str) -> bool:
@@ -173,7 +175,3 @@ def _line(label: str, at: list[float], spreads: list[Spread], style: Style, note
     mean, std = (np.array([getattr(spread, name) for spread in spreads]) for name in ("mean", "std"))
     around = np.nan_to_num(std)
     return Line(label, np.array(at), mean, style, mean - around, mean + around, markers=True, notes=notes or ())
-
-
-def _both_ways(run: Run) -> float:
-    return bytes_per_client_round(run, "up") + bytes_per_client_round(run, "down")

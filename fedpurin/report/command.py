@@ -1,0 +1,140 @@
+"""`fedpurin report`: find the runs, compare them, write the page and the files.
+
+Owns the command line and the order of work; exit code 2 with a line for what the user can put right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpurin.config import ConfigError
+from fedpurin.report.comparison import Comparison, compare
+from fedpurin.report.draw import draw_files
+from fedpurin.report.figure import Figure, Section
+from fedpurin.report.folders import PAGE_MARK, Problem, find_run_folders
+from fedpurin.report.page import write_page
+from fedpurin.report.parts import sections
+from fedpurin.report.read import BrokenRun, Run, read_run
+from fedpurin.report.table import Table
+
+EPILOG = """\
+examples
+  fedpurin report outputs/2026-01-31/12-00-00          one run
+  fedpurin report multirun/2026-01-31/12-00-00         a sweep: every run below the folder
+  fedpurin report sweeps/a sweeps/b --out paper        several, side by side
+  fedpurin report sweeps/beta --x method.beta          another option as the x axis of part 3
+
+what it writes
+  DIR/report.html                  the page: one file, works offline, for screen, phone and paper
+  DIR/figures/NAME.{png,svg,csv}   each figure and the numbers behind it
+  DIR/tables/NAME.{csv,tex}        each table; the .tex needs \\usepackage{booktabs}
+
+Runs that differ in nothing but the seed are one row: mean ± sample standard deviation. Folders
+that are missing or broken are listed on the page and skipped. Runs of one page must share the
+data set. `method=local` among the runs adds who gained and who lost.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        ConfigError: no run found, different data sets, an x axis that does not vary, a folder that cannot be written.
+    """
+    arguments = _parser().parse_args(argv)
+    start = time.perf_counter()
+    # matplotlib's own logger warns about fonts of the machine; the page does not depend on them
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    runs, problems = read_runs([Path(path) for path in arguments.runs])
+    comparison = compare(runs, problems, arguments.x)
+    page = write_report(comparison, Path(arguments.out))
+    for problem in comparison.problems:
+        print(f"fedpurin report: {problem}" + (" (skipped)" if problem.skipped else ""), file=sys.stderr)
+    size = page.stat().st_size / 2**20
+    print(
+        f"{page}: {len(runs)} runs in {len(comparison.groups)} groups, {size:.1f} MiB, "
+        f"{time.perf_counter() - start:.1f} s"
+    )
+    return 0
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
+    """Every usable run in or below `paths`, and what has to be said about the others.
+
+    Raises:
+        ConfigError: there is no usable run.
+    """
+    folders, problems = find_run_folders(paths)
+    runs = []
+    for folder in folders:
+        try:
+            run = read_run(folder)
+        except BrokenRun as error:
+            problems.append(Problem(folder, str(error)))
+            continue
+        runs.append(run)
+        problems += [Problem(folder, note, skipped=False) for note in run.notes]
+    if not runs:
+        raise ConfigError(f"report: no usable run in {', '.join(map(str, paths))}{_why(problems)}")
+    return runs, problems
+
+
+def write_report(comparison: Comparison, out: Path) -> Path:
+    """Write figures, tables and the page into `out`; returns the page's path.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    parts = sections(comparison)
+    try:
+        files = write_files(parts, out)
+        return write_page(comparison, parts, files, out / PAGE_MARK)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from None
+
+
+def write_files(parts: Sequence[Section], out: Path) -> dict[str, bytes]:
+    """Every figure and table as files; returns their contents by path relative to `out`."""
+    items = [item for part in parts for item in part.items]
+    figures = [item for item in items if isinstance(item, Figure)]
+    files: dict[str, bytes] = {}
+    for figure in figures:
+        png, svg = draw_files(figure)
+        base = f"figures/{figure.key}"
+        files |= {f"{base}.png": png, f"{base}.svg": svg, f"{base}.csv": figure.numbers.to_csv().encode()}
+    for table in items:
+        if isinstance(table, Table):
+            base = f"tables/{table.key}"
+            files |= {f"{base}.csv": table.numbers.to_csv().encode(), f"{base}.tex": table.to_latex().encode()}
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    return files
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedpurin report",
+        description="Compare finished runs: the paper's table, figures, and one page to look at.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that hold them (a sweep)")
+    parser.add_argument("--out", default="report", metavar="DIR", help="where to write (default: ./report)")
+    parser.add_argument(
+        "--x", metavar="OPTION", help="swept option on the x axis of part 3, e.g. program.tau (default: τ if swept)"
+    )
+    return parser
+
+
+def _why(problems: Sequence[Problem]) -> str:
+    if not problems:
+        return ""
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f" ({problems[0]}{more})"

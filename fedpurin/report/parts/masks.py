@@ -1,0 +1,232 @@
+"""Part 5: mask density by layer, how masks move, whose masks overlap and who collaborates with whom.
+
+From `masks.jsonl` (callbacks/mask_statistics.py). Pictures of single runs take the first seed of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fedpurin.report.comparison import Comparison, Group
+from fedpurin.report.figure import Axis, Figure, Grid, Line, Mark, Panel, Points, Remark, Section
+from fedpurin.report.parts.accuracy import ROUND, quiet_first
+from fedpurin.report.parts.overview import label_columns
+from fedpurin.report.read import Array, MaskRound, Masks, Run
+from fedpurin.report.style import Style
+from fedpurin.report.table import Numbers
+
+MAX_RUNS = 4
+MAX_CHOSEN = 4
+MAX_GRAPH_CLIENTS = 64
+
+
+def section(comparison: Comparison) -> Section:
+    groups = [group for group in comparison.groups if any(run.masks for run in group.runs)]
+    items: list[Figure | Remark] = []
+    if not groups:
+        items.append(Remark("No run recorded masks: they need a method with masks and callbacks.mask_statistics."))
+    else:
+        pictured = _pictured(groups)
+        items += [movement(groups), density_by_tensor(pictured), *overlap_figures(pictured)]
+        left_out = len([group for group in groups if group.drawn]) - len(pictured)
+        if left_out > 0:
+            items.append(
+                Remark(f"Pictures by tensor and by client are of {len(pictured)} groups; {left_out} are left out.")
+            )
+    return Section("masks", "Masks", "Which parameters are critical, how that changes, and whom it joins.", items)
+
+
+def movement(groups: list[Group]) -> Figure:
+    """Density and moved share over rounds, all tensors together."""
+    rows: list[list[Any]] = []
+    density: list[Mark] = []
+    moved: list[Mark] = []
+    for group in groups:
+        curve = group.curve("mask/density")
+        density.append(Line(group.full_label, curve.rounds + 1, curve.mean, group.style, curve.low, curve.high))
+        rows += [
+            [*label_columns(group), "density", int(r) + 1, value]
+            for r, value in zip(curve.rounds, curve.mean, strict=True)
+        ]
+        runs = [(run, run.masks) for run in group.runs if run.masks]
+        if runs:
+            rounds, mean = _mean_moved([masks for _, masks in runs])
+            moved.append(Line(group.full_label, rounds + 1, mean, group.style))
+            rows += [[*label_columns(group), "moved", int(r) + 1, value] for r, value in zip(rounds, mean, strict=True)]
+    return Figure(
+        "mask_movement",
+        "How dense masks are, and how they move",
+        "Left: share of the shared parameters that is critical. Right: 1 − |m ∧ m′| / |m ∨ m′| between a client's mask "
+        "and its previous one, mean over clients: 0 is the same mask, 1 is no parameter in common.",
+        [
+            Panel(ROUND, Axis("Mask density", "share"), quiet_first(density)),
+            Panel(ROUND, Axis("Moved since the previous mask", "share"), quiet_first(moved)),
+        ],
+        Numbers(("setting", "label", "figure", "round", "value"), rows),
+        columns=2,
+    )
+
+
+def density_by_tensor(pictured: list[tuple[Group, Run, Masks]]) -> Figure:
+    """Round by tensor, one panel a group."""
+    rows: list[list[Any]] = []
+    panels = []
+    for group, run, masks in pictured:
+        highest = max(float(np.nanmax(masks.density)), 1e-3)
+        grid = Grid("density", masks.density.T, "share", 0.0, highest, x=masks.rounds + 1)
+        tensors = Axis("", categories=tuple(_short_tensor(name) for name in masks.tensors))
+        panels.append(
+            Panel(
+                ROUND, tensors, [grid], f"{group.full_label}, seed {run.seed}", rows=max(1.0, len(masks.tensors) / 22)
+            )
+        )
+        rows += [
+            [*label_columns(group), run.seed, int(number) + 1, name, density, moved]
+            for number, densities, moves in zip(masks.rounds, masks.density, masks.moved, strict=True)
+            for name, density, moved in zip(masks.tensors, densities, moves, strict=True)
+        ]
+    return Figure(
+        "mask_density",
+        "Density by tensor over rounds",
+        "Share of each tensor's parameters that is critical, mean over clients. Tensors from input (top) to output.",
+        panels,
+        Numbers(("setting", "label", "seed", "round", "tensor", "density", "moved"), rows),
+        legend=False,
+        columns=2,
+    )
+
+
+def overlap_figures(pictured: list[tuple[Group, Run, Masks]]) -> list[Figure]:
+    """Overlap matrices and collaboration graphs at the chosen rounds, a figure each for every group."""
+    figures = []
+    for index, (group, run, masks) in enumerate(pictured):
+        chosen = _spread_out(masks.chosen)
+        if not chosen:
+            continue
+        suffix = f"_{index + 1}" if len(pictured) > 1 else ""
+        whose = f"{group.full_label}, seed {run.seed}"
+        figures.append(_overlap_matrices(f"overlap{suffix}", whose, masks, chosen))
+        graphs = [round for round in chosen if round.collaborators and len(round.ids) <= MAX_GRAPH_CLIENTS]
+        if graphs:
+            figures.append(_graphs(f"collaboration{suffix}", whose, graphs))
+    return figures
+
+
+def _overlap_matrices(key: str, whose: str, masks: Masks, chosen: list[MaskRound]) -> Figure:
+    finite = np.concatenate([round.overlap[np.isfinite(round.overlap)] for round in chosen])
+    low, high = (float(np.quantile(finite, 0.02)), float(finite.max())) if len(finite) else (0.0, 1.0)
+    panels = []
+    for round in chosen:
+        names = tuple(str(id) for id in round.ids)
+        axes = (Axis("Client j", categories=names), Axis("Client i", categories=names))
+        grid = Grid("overlap", round.overlap, low=low, high=high)
+        panels.append(Panel(*axes, [grid], f"Round {round.round + 1}", square=True, rows=1.15))
+    rows = [
+        [round.round + 1, i, j, round.overlap[row, column], _joins(round, i, j)]
+        for round in chosen
+        for row, i in enumerate(round.ids)
+        for column, j in enumerate(round.ids)
+        if i != j
+    ]
+    return Figure(
+        key,
+        f"Overlap of masks: {whose}",
+        f"O_ij ({masks.overlap_kind}) of every pair of clients at chosen rounds, on one scale.",
+        panels,
+        Numbers(("round", "client_i", "client_j", "overlap", "j_collaborates_with_i"), rows),
+        legend=False,
+        columns=2,
+    )
+
+
+def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
+    panels = []
+    frame = Axis("", low=-1.25, high=1.25, hidden=True)
+    for round in chosen:
+        assert round.collaborators is not None, "the caller has looked"
+        angle = {id: math.pi / 2 - 2 * math.pi * k / len(round.ids) for k, id in enumerate(round.ids)}
+        one, both = _edges(round.collaborators)
+        x, y = (np.array([turn(angle[id]) for id in round.ids]) for turn in (math.cos, math.sin))
+        notes = [f"client {id}<br>" + _partners(round.collaborators[id], id) for id in round.ids]
+        nodes = Points("", x, y, Style("c0", quiet=False), names=[str(id) for id in round.ids], notes=notes)
+        marks: list[Mark] = [
+            Line("one-sided", *_segments(one, angle), Style("c4", "dot")),
+            Line("mutual", *_segments(both, angle), Style("c2")),
+            nodes,
+        ]
+        title = f"Round {round.round + 1}: {len(both)} mutual, {len(one)} one-sided"
+        panels.append(Panel(frame, frame, marks, title, square=True, rows=1.1))
+    rows = [
+        [round.round + 1, i, j]
+        for round in chosen
+        for i, group in (round.collaborators or {}).items()
+        for j in group
+        if j != i
+    ]
+    return Figure(
+        key,
+        f"Who collaborates: {whose}",
+        "An edge joins i and j where j is in C_i (METHOD step 5); mutual where each is in the other's set.",
+        panels,
+        Numbers(("round", "client_i", "client_j_in_C_i"), rows),
+        columns=2,
+    )
+
+
+def _pictured(groups: list[Group]) -> list[tuple[Group, Run, Masks]]:
+    """The groups shown one by one, with the run that stands for each: of each method first one, the best first."""
+    found = [
+        (group, run, run.masks) for group in groups if group.drawn for run in group.runs[:1] if run.masks is not None
+    ]
+    by_accuracy = sorted(found, key=lambda item: -item[1].last("accuracy/personalized"))
+    first = {item[0].method: item for item in reversed(by_accuracy)}
+    rest = [item for item in by_accuracy if item not in first.values()]
+    kept = [*first.values(), *rest][:MAX_RUNS]
+    return [item for item in found if item in kept]
+
+
+def _mean_moved(several: list[Masks]) -> tuple[Array, Array]:
+    """Mean over seeds of the moved share, from the second mask on."""
+    rounds = np.unique(np.concatenate([masks.rounds for masks in several]))
+    table = np.full((len(several), len(rounds)), math.nan)
+    for row, masks in zip(table, several, strict=True):
+        row[np.searchsorted(rounds, masks.rounds)] = masks.moved_overall
+    known = np.isfinite(table).any(axis=0)
+    return rounds[known], np.nanmean(table[:, known], axis=0)
+
+
+def _spread_out(chosen: tuple[MaskRound, ...]) -> list[MaskRound]:
+    """At most MAX_CHOSEN rounds, the first and the last among them."""
+    if len(chosen) <= MAX_CHOSEN:
+        return list(chosen)
+    return [chosen[round(step)] for step in np.linspace(0, len(chosen) - 1, MAX_CHOSEN)]
+
+
+def _short_tensor(name: str) -> str:
+    return name.removeprefix("backbone.")
+
+
+def _joins(round: MaskRound, i: int, j: int) -> bool | None:
+    return None if round.collaborators is None else j in round.collaborators.get(i, ())
+
+
+def _edges(groups: Any) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """One-sided and mutual pairs, each once."""
+    joins = {(i, j) for i, group in groups.items() for j in group if i != j}
+    both = sorted((i, j) for i, j in joins if i < j and (j, i) in joins)
+    return sorted((i, j) for i, j in joins if (j, i) not in joins), both
+
+
+def _segments(edges: list[tuple[int, int]], angle: dict[int, float]) -> tuple[Array, Array]:
+    """Edges as one broken line."""
+    ends = [(angle[i], angle[j], math.nan) for i, j in edges]
+    flat = np.array(ends).ravel()
+    return np.cos(flat), np.sin(flat)
+
+
+def _partners(group: tuple[int, ...], id: int) -> str:
+    others = [str(partner) for partner in group if partner != id]
+    return f"collaborates with {', '.join(others)}" if others else "collaborates with nobody"
