@@ -213,6 +213,8 @@ def _one_line(error: BaseException) -> str:
     if callable(errors):  # pydantic: the option, what was given, what is possible
         first = errors()[0]
         option = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            return f"{option}: there is no such option"
         return f"{option}={first['input']!r} is not possible: {first['msg'].removeprefix('Input ')}"
     text = " ".join(str(error).split())
     return text if len(text) < 300 else text[:297] + "…"
