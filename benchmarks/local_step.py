@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=DEFAULT, help="options as for the fedpurin command")
     arguments = parser.parse_args()
 
-    silent = ["~callbacks.progress", "partition.num_clients=1", "method=local"]
+    silent = ["~callbacks", "partition.num_clients=1", "method=local"]
     config, _ = compose_config([*(arguments.overrides or DEFAULT), *silent])
     with tempfile.TemporaryDirectory() as folder:
         federation = build(config, Path(folder))

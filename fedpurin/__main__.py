@@ -47,6 +47,7 @@ def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.compose import compose_config
     from fedpurin.record import make_folder
+    from fedpurin.resume import check_folder
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
@@ -111,6 +112,7 @@ def run(config: Config, run_dir: Path) -> None:
 
 
 COMMAND_MODULES = {
+    "report": "fedpurin.report.command",
     "partition": "fedpurin.data.command",
     "select": "fedpurin.selection.command",
     "resume": "fedpurin.resume",
