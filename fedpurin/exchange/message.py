@@ -148,6 +148,8 @@ def to_wire(values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
     if not bool(torch.isfinite(wire).all()):
         bad = values[~torch.isfinite(wire)][0].item()
         raise ValueError(f"a value of {bad} cannot be sent as {value_type.name.lower()}; values must be finite in it")
+    if not wire.numel():
+        return torch.empty(0, dtype=torch.uint8, device=wire.device)  # NumPy's empty arrays have stride 0: no view
     return wire.contiguous().view(torch.uint8)
 
 
