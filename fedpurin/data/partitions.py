@@ -137,23 +137,19 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
 
 def _check_sizes(config: PartitionConfig, num_train: int, num_test: int) -> None:
     clients = config.num_clients
-    for split, each, pool in (
-        ("train", config.train_per_client, num_train),
-        ("test", config.test_per_client, num_test),
+    for kind, option, each, pool in (
+        ("training", "partition.train_per_client", config.train_per_client, num_train),
+        ("test", "partition.test_per_client", config.test_per_client, num_test),
     ):
         if clients > pool and (config.disjoint or each is None):
-            raise ConfigError(
-                f"partition.num_clients={clients} is more than the {pool} {split} samples; at most {pool} clients can "
-                f"get one each"
-            )
-        option = f"partition.{split}_per_client={each}"
+            raise ConfigError(f"partition.num_clients={clients} is more than the {pool} {kind} samples; at most {pool}")
         if each is not None and config.disjoint and each * clients > pool:
             raise ConfigError(
-                f"{option} for {clients} disjoint clients needs {each * clients} {split} samples; the pool has {pool}: "
-                f"at most {pool // clients}, or partition.disjoint=false"
+                f"{option}={each} for {clients} disjoint clients needs {each * clients} {kind} samples; the pool has "
+                f"{pool}: at most {pool // clients}, or partition.disjoint=false"
             )
         if each is not None and each > pool:
-            raise ConfigError(f"{option} is more than the pool's {pool} {split} samples")
+            raise ConfigError(f"{option}={each} is more than the pool's {pool} {kind} samples")
     floor, mean = config.volume.floor, config.train_per_client or num_train // clients
     if config.volume.name != "equal" and floor > mean:
         raise ConfigError(

@@ -1,0 +1,45 @@
+"""The files of configs/data, partition and model: exactly the options that exist, and models that can be made."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter
+
+from fedpurin.config import DataConfig, PartitionConfig
+
+
+def entries(group: str) -> list[Any]:
+    folder = resources.files("configs") / group
+    return [
+        pytest.param(entry.name.removesuffix(".yaml"), OmegaConf.create(entry.read_text()), id=entry.name)
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), entries("data"))
+def test_data(name: str, options: Any) -> None:
+    config = TypeAdapter(DataConfig).validate_python(OmegaConf.to_container(options), strict=False)
+    assert config.name == name
+    assert list(options) == [field.name for field in fields(DataConfig)]
+
+
+@pytest.mark.parametrize(("name", "options"), entries("partition"))
+def test_partition(name: str, options: Any) -> None:
+    config = TypeAdapter(PartitionConfig).validate_python(OmegaConf.to_container(options), strict=False)
+    assert config == PartitionConfig(name=name, num_clients=10)  # type: ignore[arg-type]
+    assert set(options) == {field.name for field in fields(PartitionConfig)}
+
+
+@pytest.mark.parametrize(("name", "options"), entries("model"))
+def test_model(name: str, options: Any) -> None:
+    if name == "custom":
+        pytest.skip("the user names the class")
+    assert options["_target_"] == "lightning_modules.ImageClassifier"
+    assert options["backbone"]["_target_"] == f"lightning_modules.backbones.{name}"
+    assert (options["lr"], options["momentum"], options["weight_decay"]) == (0.1, 0.9, 0.0)

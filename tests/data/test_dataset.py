@@ -1,0 +1,85 @@
+"""Any torch data set becomes pools, and mistakes in it are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+from fedpurin.config import ConfigError
+from fedpurin.data import from_datasets
+from fedpurin.data.dataset import channel_statistics
+
+
+class Pairs(Dataset[Any]):
+    def __init__(self, pairs: list[Any]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pairs[index]
+
+
+def test_statistics_are_exact_and_a_constant_channel_gets_one() -> None:
+    images = torch.tensor([[[[0, 2], [4, 6]], [[9, 9], [9, 9]]]], dtype=torch.uint8)
+    mean, std = channel_statistics(images)
+    assert mean.tolist() == [3.0, 9.0]
+    assert std.tolist() == pytest.approx([5**0.5, 1.0])
+
+
+def test_statistics_agree_with_torch() -> None:
+    images = torch.randint(256, (50, 3, 5, 5), dtype=torch.uint8)
+    mean, std = channel_statistics(images)
+    values = images.double()
+    assert torch.allclose(mean.double(), values.mean(dim=(0, 2, 3)))
+    assert torch.allclose(std.double(), values.std(dim=(0, 2, 3), correction=0))
+
+
+def test_pil_images_are_normalised_by_the_training_pool() -> None:
+    train = Pairs([(Image.new("RGB", (4, 4), (value, 0, 0)), 0) for value in (10, 30)])
+    test = Pairs([(Image.new("RGB", (4, 4), (40, 0, 0)), 1)])
+    data = from_datasets(train, test)
+    assert (data.num_classes, data.in_channels, data.image_size) == (2, 3, 4)
+    ((x, _),) = data.test.batches([0], 1)
+    assert x[0, 0].unique().tolist() == [2.0]  # (40 − 20) / 10
+
+
+def test_float_samples_are_used_as_they_are() -> None:
+    samples = torch.randn(3, 7)
+    data = from_datasets(TensorDataset(samples, torch.tensor([0, 1, 2])), Pairs([(samples[0], 2)]))
+    assert (data.num_classes, data.in_channels, data.image_size) == (3, 7, None)
+    assert data.train.mean is None
+    assert torch.equal(data.train.inputs, samples)
+
+
+def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
+    data = from_datasets(
+        TensorDataset(torch.zeros(2, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])),
+        Pairs([(np.zeros((5, 5), dtype=np.uint8), np.int64(1))]),
+    )
+    assert data.train.sample_shape == (1, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (Pairs([]), Pairs([(torch.zeros(1), 0)]), "training data set is empty"),
+        (Pairs([(torch.zeros(1), 0)]), Pairs([]), "test data set is empty"),
+        (Pairs([(torch.zeros(1), 0), (torch.zeros(2), 0)]), Pairs([(torch.zeros(1), 0)]), "samples differ"),
+        (Pairs([(torch.zeros(1), 0)]), Pairs([(torch.zeros(2), 0)]), "must agree"),
+        (Pairs([(torch.zeros(1), -1)]), Pairs([(torch.zeros(1), 0)]), "labels run from -1"),
+        (Pairs([(torch.zeros(1), 0, 0)]), Pairs([(torch.zeros(1), 0)]), r"no \(x, y\) pair"),
+        (Pairs([(torch.zeros(1, dtype=torch.int64), 0)]), Pairs([(torch.zeros(1), 0)]), "int64; uint8"),
+        (Pairs([(torch.zeros(1, dtype=torch.uint8), 0)]), Pairs([(torch.zeros(1), 0)]), "stands for images"),
+        (TensorDataset(torch.zeros(2, 1), torch.zeros(2)), Pairs([(torch.zeros(1), 0)]), "must be class numbers"),
+    ],
+)
+def test_mistakes_are_named(train: Any, test: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_datasets(train, test)

@@ -1,0 +1,135 @@
+"""Image folders: grey and colour, odd sizes, and folders that do not follow the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedpurin.config import ConfigError, DataConfig
+from fedpurin.data import LabelledData, load
+
+
+def write(path: Path, mode: str = "L", size: tuple[int, int] = (8, 8), colour: object = 128) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+
+
+def write_folder(root: Path) -> None:
+    for split in ("train", "test"):
+        write(root / split / "ant" / "1.png", size=(20, 11))
+        write(root / split / "bee" / "1.png", size=(9, 30), colour=50)
+        write(root / split / "bee" / "2.JPG", size=(15, 15), colour=60)
+        (root / split / "bee" / "notes.txt").write_text("passed over")
+        (root / split / ".hidden").mkdir()
+
+
+def read(root: Path, **options: object) -> LabelledData:
+    return load(DataConfig(name="image_folder", root=str(root), **options), seed=0)  # type: ignore[arg-type]
+
+
+def test_grey_images_of_odd_sizes(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    data = read(tmp_path)
+    assert data.class_names == ("ant", "bee")
+    assert data.train.sample_shape == (1, 11, 11)  # the median of the shorter sides 11, 9, 15
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.train.inputs[0].unique().tolist() == [128]
+
+
+def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write(tmp_path / "test" / "ant" / "2.png", "RGB", (12, 12), (200, 0, 0))
+    data = read(tmp_path, image_size=8)
+    assert data.train.sample_shape == (3, 8, 8)
+    assert data.test.inputs[1].flatten(1)[:, 0].tolist() == [200, 0, 0]
+    assert torch.equal(data.train.inputs[:, 0], data.train.inputs[:, 2])
+    assert read(tmp_path, channels=1).train.sample_shape == (1, 11, 11)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "channels", "value"),
+    [
+        ("1", 1, 1, 255),
+        ("LA", (7, 255), 1, 7),
+        ("I;16", 0x1234, 1, 0x12),
+        ("RGBA", (1, 2, 3, 255), 3, 1),
+        ("P", 0, 3, 0),
+    ],
+)
+def test_modes(tmp_path: Path, mode: str, colour: object, channels: int, value: int) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / split / "only" / "1.png", mode, colour=colour)
+    image = read(tmp_path).train.inputs[0]
+    assert image.shape == (channels, 8, 8)
+    assert int(image[0, 0, 0]) == value
+
+
+def test_cmyk_and_exif_rotation(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 8), dtype=np.uint8)
+    pixels[:, 4:] = 255  # the right half is white
+    for split in ("train", "test"):
+        folder = tmp_path / split / "only"
+        folder.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn by 90° clockwise: the right half becomes the lower one
+        Image.fromarray(pixels).save(folder / "1.png", exif=exif)
+        Image.new("CMYK", (4, 4)).save(folder / "2.jpg")
+    data = read(tmp_path, channels=1)
+    assert int(data.train.inputs[0, 0, -1, 0]) > int(data.train.inputs[0, 0, 0, 0])
+    assert int(data.train.inputs[1].min()) == 255
+
+
+def no_train(root: Path) -> str:
+    (root / "test" / "ant").mkdir(parents=True)
+    return r"there is no folder train/ in it; it must be laid out as <root>/\{train,test\}/<class>"
+
+
+def no_classes(root: Path) -> str:
+    (root / "train").mkdir()
+    return "train/ holds no class folder"
+
+
+def empty_class(root: Path) -> str:
+    write_folder(root)
+    (root / "train" / "cat").mkdir()
+    return "no image in train/ for class cat"
+
+
+def other_classes(root: Path) -> str:
+    write_folder(root)
+    write(root / "test" / "cat" / "1.png")
+    write(root / "train" / "dog" / "1.png")
+    return r"the same classes \(only in train/: dog; only in test/: cat\)"
+
+
+def truncated(root: Path) -> str:
+    write_folder(root)
+    generator = np.random.default_rng(0)
+    path = root / "train" / "ant" / "1.png"
+    Image.fromarray(generator.integers(256, size=(40, 40), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:600])
+    return r"train/ant/1\.png cannot be decoded"
+
+
+def no_image(root: Path) -> str:
+    write_folder(root)
+    (root / "test" / "ant" / "1.png").write_text("hello")
+    return r"test/ant/1\.png cannot be decoded"
+
+
+@pytest.mark.parametrize("spoil", [no_train, no_classes, empty_class, other_classes, truncated, no_image])
+def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    message = spoil(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_root_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=null: data=image_folder needs the folder"):
+        load(DataConfig(name="image_folder"), seed=0)

@@ -1,0 +1,73 @@
+"""Parameter counts as METHOD.md states them, output shapes, and initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18 as torchvision_resnet18
+from torchvision.models import resnet50 as torchvision_resnet50
+from torchvision.models import vit_b_16 as torchvision_vit_b_16
+
+from lightning_modules.backbones import cnn, resnet8, resnet10, resnet18, resnet50, vit_b_16
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parameters"),
+    [(resnet8, 1_235_274), (resnet10, 4_910_922), (resnet18, 11_181_642), (resnet50, 23_528_522)],
+)
+def test_residual_networks(backbone: Callable[..., nn.Module], parameters: int) -> None:
+    with torch.device("meta"):  # shapes only
+        network = backbone(10)
+        assert num_parameters(network) == parameters
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        assert num_parameters(backbone(10, in_channels=1)) == parameters - 2 * 64 * 49
+        assert backbone(7, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+
+
+def test_resnet8_layer_by_layer() -> None:
+    stem = 3 * 64 * 49 + 2 * 64
+    first = 2 * (64 * 64 * 9 + 2 * 64)
+    second = 64 * 128 * 9 + 128 * 128 * 9 + 64 * 128 + 3 * 2 * 128
+    third = 128 * 256 * 9 + 256 * 256 * 9 + 128 * 256 + 3 * 2 * 256
+    assert num_parameters(resnet8(10)) == stem + first + second + third + 256 * 10 + 10
+
+
+def test_torchvision_agrees() -> None:
+    with torch.device("meta"):
+        assert num_parameters(resnet18(1000)) == num_parameters(torchvision_resnet18(num_classes=1000))
+        assert num_parameters(resnet50(1000)) == num_parameters(torchvision_resnet50(num_classes=1000))
+        assert num_parameters(vit_b_16(1000)) == num_parameters(torchvision_vit_b_16(num_classes=1000)) == 86_567_656
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_convolutions_are_kaiming_normal_by_fan_out(in_channels: int) -> None:
+    network = resnet8(10, in_channels=in_channels)
+    for convolution in (module for module in network.modules() if isinstance(module, nn.Conv2d)):
+        fan_out = convolution.out_channels * convolution.kernel_size[0] * convolution.kernel_size[1]
+        expected = (2 / fan_out) ** 0.5
+        assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+
+
+def test_vision_transformer() -> None:
+    with torch.device("meta"):
+        network = vit_b_16(10, in_channels=1, image_size=32)
+        assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+    with pytest.raises(ValueError, match=r"do not fill 28; set data\.image_size=32"):
+        vit_b_16(10, image_size=28)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [(8, 35_914), (28, 220_234)])
+def test_cnn(size: int, parameters: int) -> None:
+    network = cnn(10, in_channels=1, image_size=size)
+    assert num_parameters(network) == parameters
+    assert network(torch.zeros(2, 1, size, size)).shape == (2, 10)
+    assert not list(network.buffers())
+    with pytest.raises(ValueError, match="at least 8 pixels, not 7"):
+        cnn(10, image_size=7)
