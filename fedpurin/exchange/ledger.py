@@ -73,11 +73,14 @@ class Ledger:
         return total
 
     def round_totals(self, round: int) -> dict[str, int]:
-        """One round over all clients, under the run folder's names: `bytes/up`, `bytes/up/mask`, `bytes/dense_up`, …"""
-        return _named(self.by_entry(round), _sum(self._baselines.get(round, {})))
+        """One round over all clients, under the run folder's names: `bytes/up`, `bytes/up/mask`, `bytes/up/mask/bitmap`,
+        `bytes/dense_up`, …"""
+        entries = self.by_entry(round)
+        by_encoding = {f"bytes/{'/'.join(entry)}": num_bytes for entry, num_bytes in entries.items()}
+        return _named(entries, _sum(self._baselines.get(round, {}))) | by_encoding
 
     def client_rows(self, round: int) -> dict[int, dict[str, int]]:
-        """`round_totals` for each client that took part, by ascending id."""
+        """Bytes by direction and phase, and baselines, of each client that took part, by ascending id."""
         baselines = self._baselines.get(round, {})
         clients = sorted(self._round(round).keys() | baselines.keys())
         accounts = self._round(round)
