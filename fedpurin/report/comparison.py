@@ -71,15 +71,21 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that differ in the seed only. `options` tell it from others of its setting, `setting` names that setting."""
+    """Runs that differ in the seed only. `variant` and `setting_options` are the options that tell it from others."""
 
     method: str
     label: str
     setting: str
     options: Mapping[str, Any]
+    variant: Mapping[str, Any]
     setting_options: Mapping[str, Any]
     runs: tuple[Run, ...]
     style: Style
+
+    @property
+    def swept(self) -> dict[str, Any]:
+        """What was varied on the way to this group: its method, its variant of it, its setting."""
+        return {"method": self.method, **self.variant, **self.setting_options}
 
     @property
     def full_label(self) -> str:
@@ -141,10 +147,20 @@ class Comparison:
         """Options that take several values here, beside the seed, with those values; the method among them."""
         values: dict[str, list[Any]] = defaultdict(list)
         for group in self.groups:
-            for option, value in {"method": group.method, **group.options, **group.setting_options}.items():
+            for option, value in group.swept.items():
                 if value not in values[option]:
                     values[option].append(value)
         return {option: sorted(given, key=_sort_key) for option, given in values.items() if len(given) > 1}
+
+    def values(self, option: str) -> list[Any]:
+        """The values that `option` takes over all groups that have it, ascending."""
+        if option == "method":
+            return list(dict.fromkeys(group.method for group in self.groups))
+        given: list[Any] = []
+        for group in self.groups:
+            if option in group.options and group.options[option] not in given:
+                given.append(group.options[option])
+        return sorted(given, key=_sort_key)
 
     def local(self, setting: str) -> Group | None:
         """Separate training in this setting, which gains and losses are measured against."""
@@ -238,6 +254,10 @@ def _group_order(runs: Sequence[Run]) -> tuple[Any, ...]:
     return (rank, method, *((option, _sort_key(options[option])) for option in sorted(options)))
 
 
+Named = tuple[Sequence[Run], str, Mapping[str, Any], Mapping[str, Any]]
+"""Runs, method, what varies within the method, what varies in the setting."""
+
+
 def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
     """Name each group by its method and by what differs among groups of that method, and give it a look."""
     options = [_relevant(runs[0]) for runs in buckets]
@@ -249,7 +269,7 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
         )
         for method in methods
     }
-    named = []
+    named: list[Named] = []
     for runs, method, each in zip(buckets, methods, options, strict=True):
         variants = {option: each[option] for option in in_method[method] if option in each}
         setting = {option: each[option] for option in in_setting if option in each}
@@ -260,7 +280,8 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
             method=method,
             label=_label(method, variants),
             setting=describe(setting),
-            options={**_select(each, False), **variants},
+            options=each,
+            variant=variants,
             setting_options=setting,
             runs=tuple(runs),
             style=styles[_label(method, variants)],
@@ -269,7 +290,7 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
     )
 
 
-def _styles(named: Sequence[tuple[Sequence[Run], str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Style]:
+def _styles(named: Sequence[Named]) -> dict[str, Style]:
     """A look for each label. One method with one swept number gets a ramp; many labels leave all but the best grey."""
     accuracy: dict[str, float] = {}
     owner: dict[str, str] = {}

@@ -157,7 +157,8 @@ def _draw_box(mark: Box, axis: Axes) -> None:
     if not len(values):
         return
     axis.boxplot(
-        [values], positions=[mark.position], orientation="horizontal", widths=0.55, showfliers=False, manage_ticks=False,
+        [values], positions=[mark.position], orientation="horizontal", widths=0.55,
+        showfliers=False, manage_ticks=False,
         boxprops={"color": colour}, medianprops={"color": colour, "linewidth": 2.2},
         whiskerprops={"color": colour}, capprops={"color": colour},
     )  # fmt: skip
@@ -177,6 +178,8 @@ def _draw_grid(mark: Grid, axis: Axes, canvas: Canvas, panel: Panel) -> None:
     )  # fmt: skip
     axis.set_ylim(rows - 0.5, -0.5)
     axis.grid(visible=False)
+    if not mark.scale:
+        return
     bar = canvas.colorbar(image, ax=axis, label=mark.label, shrink=0.9)
     if mark.kind == "share":
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))

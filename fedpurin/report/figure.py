@@ -103,6 +103,8 @@ class Grid:
     low: float | None = None
     high: float | None = None
     x: Array | None = None
+    scale: bool = True
+    """Whether a colour bar stands beside it; panels of one scale need one."""
 
 
 Mark = Line | Points | Level | Bars | Box | Grid

@@ -12,6 +12,8 @@ import numpy as np
 
 from fedpurin.report.figure import Axis, Bars, Box, Figure, Grid, Kind, Level, Line, Mark, Panel, Points
 from fedpurin.report.read import Array
+from fedpurin.report.style import Style
+from fedpurin.report.table import format_bytes
 
 SHARE_OF_BUBBLE = 22.0  # pixels of the largest
 TICKS: dict[Kind, dict[str, Any]] = {
@@ -52,7 +54,7 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     else:
         layout = {"title": {"text": axis.label}, **TICKS[axis.kind]}
     if axis.log:
-        layout |= {"type": "log", "minor": {"ticks": "outside", "ticklen": 3}}
+        layout |= {"type": "log", **_log_ticks(axis, panel, which)}
     if axis.categories:
         ends = [len(axis.categories) - 0.4, -0.6] if which == "y" else [-0.6, len(axis.categories) - 0.4]
         step = math.ceil(len(axis.categories) / 40)
@@ -70,6 +72,20 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     if panel.square and which == "x":
         layout["constrain"] = "domain"
     return layout
+
+
+def _log_ticks(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
+    """Few round values with their unit: plotly.js leaves the unit out between decades."""
+    values = np.concatenate([getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return {}
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    decades = math.log10(values.max() / values.min())
+    steps = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    write = format_bytes if axis.kind == "bytes" else "{:g}".format
+    return {"tickvals": ticks, "ticktext": [write(tick) for tick in ticks]}
 
 
 def _traces(mark: Mark, panel: Panel) -> list[dict[str, Any]]:
@@ -104,7 +120,7 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
     line: dict[str, Any] = {
         "type": "scatter", "name": mark.label, "x": _numbers(mark.x), "y": _numbers(mark.y),
         "mode": "lines+markers" if mark.markers else "lines",
-        "line": {"color": f"{colour}/45" if style.quiet else colour, "dash": style.dash, "width": 1 if style.quiet else 2},
+        "line": _stroke(style),
         "marker": {"color": colour, "symbol": style.marker, "size": 6},
     }  # fmt: skip
     if panel.x.hidden:
@@ -121,7 +137,8 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
             edge = np.concatenate([mark.low[known], mark.high[known][::-1]])
             band = {
                 "type": "scatter", "name": mark.label, "x": _numbers(mark.x[around]), "y": _numbers(edge),
-                "mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": f"{colour}/16", "hoverinfo": "skip",
+                "mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": f"{colour}/{_band_opacity(panel)}",
+                "hoverinfo": "skip",
             }  # fmt: skip
             traces.insert(0, band)
     if len(mark.notes):
@@ -129,6 +146,19 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
         template += "<br>%{text}"
     line["hovertemplate"] = f"{template}<extra></extra>"
     return traces
+
+
+def _stroke(style: Style) -> dict[str, Any]:
+    return {
+        "color": f"§{style.colour}/45" if style.quiet else f"§{style.colour}",
+        "width": 1 if style.quiet else 2,
+        "dash": style.dash,
+    }
+
+
+def _band_opacity(panel: Panel) -> int:
+    """Percent; many bands over each other would make a fog."""
+    return 16 if sum(isinstance(mark, Line) for mark in panel.marks) <= 5 else 8
 
 
 def _points(mark: Points, panel: Panel) -> dict[str, Any]:
@@ -171,8 +201,8 @@ def _box(mark: Box, panel: Panel) -> dict[str, Any]:
     return {
         "type": "box", "orientation": "h", "name": mark.label, "x": _numbers(mark.values),
         "y0": mark.position, "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "width": 0.6, "hoveron": "points",
-        "marker": {"color": f"§{mark.style.colour}/55", "size": 4}, "line": {"color": f"§{mark.style.colour}", "width": 1.5},
-        "fillcolor": f"§{mark.style.colour}/10", "text": notes,
+        "marker": {"color": f"§{mark.style.colour}/55", "size": 4},
+        "line": {"color": f"§{mark.style.colour}", "width": 1.5}, "fillcolor": f"§{mark.style.colour}/10", "text": notes,
         "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
     }  # fmt: skip
 
@@ -187,6 +217,7 @@ def _grid(mark: Grid, panel: Panel) -> dict[str, Any]:
     return {
         "type": "heatmap", "z": [_numbers(row) for row in mark.values], "x": x, "y": list(range(rows)),
         "zmin": mark.low, "zmax": mark.high, "colorscale": "Viridis", "hoverongaps": False, "text": named,
+        "showscale": mark.scale,
         "colorbar": {"title": {"text": mark.label, "side": "right"}, "thickness": 10, **TICKS[mark.kind]},
         "hovertemplate": "%{text}<br><b>%" + HOVER[mark.kind] % "z" + "</b><extra></extra>",
     }  # fmt: skip

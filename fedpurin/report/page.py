@@ -114,8 +114,7 @@ def _figure(figure: Figure, files: Mapping[str, bytes]) -> str:
         for label, style, area in figure.legend_entries()
     )
     panels = "".join(
-        f"<div class='panel'>{f'<h4>{html.escape(panel.title)}</h4>' if panel.title else ''}<div class='plot'></div></div>"
-        for panel in figure.panels
+        f"<div class='panel'>{_panel_title(panel.title)}<div class='plot'></div></div>" for panel in figure.panels
     )
     columns = min(len(figure.panels), figure.columns)
     return (
@@ -125,6 +124,10 @@ def _figure(figure: Figure, files: Mapping[str, bytes]) -> str:
         + f"<img class='still' alt='{html.escape(figure.title, quote=True)}' src='data:image/svg+xml;base64,{still}'>"
         f"<figcaption>{html.escape(figure.caption)} {_links(base, ('csv', 'svg', 'png'))}</figcaption></figure>"
     )
+
+
+def _panel_title(title: str) -> str:
+    return f"<h4>{html.escape(title)}</h4>" if title else ""
 
 
 def _table(table: Table) -> str:
@@ -143,10 +146,11 @@ def _links(base: str, kinds: Sequence[str]) -> str:
 
 def _swatch(style: Style, area: bool) -> str:
     colour = f"var(--{style.colour})"
+    line = f"stroke='{colour}' stroke-width='2.5' stroke-dasharray='{STROKES[style.dash]}'"
     shape = (
         f"<rect x='4' y='2' width='16' height='10' rx='2' fill='{colour}'/>"
         if area
-        else f"<line x1='1' x2='23' y1='7' y2='7' stroke='{colour}' stroke-width='2.5' stroke-dasharray='{STROKES[style.dash]}'/>"
+        else f"<line x1='1' x2='23' y1='7' y2='7' {line}/>"
     )
     return f"<svg width='24' height='14' aria-hidden='true'>{shape}</svg>"
 

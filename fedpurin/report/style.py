@@ -21,9 +21,11 @@ DARK = {
     "r4": "#38b8b8", "r5": "#46c79a", "r6": "#7fd275", "r7": "#c8de58",
     "muted": "#98a1af", "ink": "#e4e8ee", "grid": "#2c333d", "paper": "#14181d",
 }  # fmt: skip
-NUM_COLOURS, NUM_RAMP = 6, 8
 DASHES = ("solid", "dash", "dot", "dashdot")
+NUM_COLOURS, NUM_RAMP = 6, 8
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
+
+NUM_STYLES = 24  # colours times dashes: past these, looks repeat
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,8 @@ class Table:
         body = []
         for heading, rows in self.blocks:
             if heading:
-                body.append(
-                    f"<tr class='block'><th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th></tr>"
-                )
+                across = f"<th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th>"
+                body.append(f"<tr class='block'>{across}</tr>")
             body += [
                 f"<tr>{''.join(self._html_cell(column, cell) for column, cell in enumerate(row))}</tr>" for row in rows
             ]

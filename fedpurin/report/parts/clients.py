@@ -52,7 +52,7 @@ def distributions(comparison: Comparison) -> list[Figure]:
         Figure(
             "client_accuracy",
             "Accuracy of every client",
-            "Final personalised accuracy, one point a client and seed; boxes span the quartiles, the bar is the median.",
+            "Final personalised accuracy, a point a client and seed. Boxes span the quartiles, bars are medians.",
             panels[:MAX_PANELS],
             Numbers(("setting", "label", "seed", "client", "accuracy"), rows),
             legend=False,

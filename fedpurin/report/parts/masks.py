@@ -119,11 +119,11 @@ def _overlap_matrices(key: str, whose: str, masks: Masks, chosen: list[MaskRound
     finite = np.concatenate([round.overlap[np.isfinite(round.overlap)] for round in chosen])
     low, high = (float(np.quantile(finite, 0.02)), float(finite.max())) if len(finite) else (0.0, 1.0)
     panels = []
-    for round in chosen:
+    for index, round in enumerate(chosen):
         names = tuple(str(id) for id in round.ids)
         axes = (Axis("Client j", categories=names), Axis("Client i", categories=names))
-        grid = Grid("overlap", round.overlap, low=low, high=high)
-        panels.append(Panel(*axes, [grid], f"Round {round.round + 1}", square=True, rows=1.15))
+        grid = Grid("overlap", round.overlap, low=low, high=high, scale=index == len(chosen) - 1)
+        panels.append(Panel(*axes, [grid], f"Round {round.round + 1}", square=True, rows=0.9))
     rows = [
         [round.round + 1, i, j, round.overlap[row, column], _joins(round, i, j)]
         for round in chosen
@@ -138,7 +138,7 @@ def _overlap_matrices(key: str, whose: str, masks: Masks, chosen: list[MaskRound
         panels,
         Numbers(("round", "client_i", "client_j", "overlap", "j_collaborates_with_i"), rows),
         legend=False,
-        columns=2,
+        columns=MAX_CHOSEN,
     )
 
 
@@ -158,7 +158,7 @@ def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
             nodes,
         ]
         title = f"Round {round.round + 1}: {len(both)} mutual, {len(one)} one-sided"
-        panels.append(Panel(frame, frame, marks, title, square=True, rows=1.1))
+        panels.append(Panel(frame, frame, marks, title, square=True, rows=0.9))
     rows = [
         [round.round + 1, i, j]
         for round in chosen
@@ -172,7 +172,7 @@ def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
         "An edge joins i and j where j is in C_i (METHOD step 5); mutual where each is in the other's set.",
         panels,
         Numbers(("round", "client_i", "client_j_in_C_i"), rows),
-        columns=2,
+        columns=MAX_CHOSEN,
     )
 
 

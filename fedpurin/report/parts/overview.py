@@ -56,8 +56,8 @@ class Measure:
 
 
 MEASURES = (
-    Measure("accuracy_final", "Accuracy, final (%)", final_accuracy, lambda s: format_spread(s.mean, s.std), True),
-    Measure("accuracy_best", "best round (%)", best_accuracy, lambda s: format_spread(s.mean, s.std), True),
+    Measure("accuracy_final", "Final accuracy (%)", final_accuracy, lambda s: format_spread(s.mean, s.std), True),
+    Measure("accuracy_best", "Best round (%)", best_accuracy, lambda s: format_spread(s.mean, s.std), True),
     Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), lambda s: format_bytes(s.mean), False),
     Measure(
         "bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), lambda s: format_bytes(s.mean), False

@@ -22,7 +22,7 @@ from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark
 from fedpurin.report.parts.accuracy import ACCURACY_AXIS, both_ways, quiet_first, reference
 from fedpurin.report.parts.overview import final_accuracy
 from fedpurin.report.read import Run
-from fedpurin.report.style import Style, categorical
+from fedpurin.report.style import NUM_STYLES, Style, categorical
 from fedpurin.report.table import Numbers
 
 
@@ -60,7 +60,7 @@ def section(comparison: Comparison) -> Section:
 
 def by_option(comparison: Comparison, x: str) -> Figure:
     """Accuracy, density and bytes as x grows; what does not have the option is a level."""
-    values = comparison.swept[x]
+    values = comparison.values(x)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     series, without = _series(comparison, x)
     styles = _styles(series, without)
@@ -128,39 +128,34 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
 def _series(comparison: Comparison, x: str) -> tuple[dict[str, list[Group]], list[Group]]:
     """Groups that differ in x only, by what they have in common, and those that do not have the option."""
     series: dict[str, list[Group]] = defaultdict(list)
-    without = []
+    without: list[Group] = []
     swept = comparison.swept
     for group in comparison.groups:
-        everything = {**group.options, **group.setting_options}
-        if x != "method" and x not in everything:
+        if x != "method" and x not in group.options:
             without.append(group)
             continue
-        common = {option: value for option, value in everything.items() if option in swept and option != x}
-        shown = {option: value for option, value in common.items() if _varies_beside(comparison, group, option, x)}
-        head = "" if x == "method" else group.method
-        series[" ".join(part for part in (head, describe(shown)) if part) or "all methods"].append(group)
-    order = swept[x]
+        others = {option: value for option, value in group.swept.items() if option in swept and option != x}
+        head = others.pop("method", "")
+        series[" ".join(part for part in (head, describe(others)) if part) or group.method].append(group)
+    order = comparison.values(x)
     return {
         label: sorted(groups, key=lambda group: order.index(_value(group, x))) for label, groups in series.items()
     }, without
 
 
-def _varies_beside(comparison: Comparison, group: Group, option: str, x: str) -> bool:
-    """Whether naming this option is needed to tell the group's series from others of its method."""
-    peers = [peer for peer in comparison.groups if x == "method" or peer.method == group.method]
-    values = {repr({**peer.options, **peer.setting_options}.get(option)) for peer in peers}
-    return len(values) > 1
-
-
 def _styles(series: dict[str, list[Group]], without: list[Group]) -> dict[str, Style]:
-    """Looks for series: a method's own colour where it has one alone, fresh ones otherwise."""
-    taken = {group.style.colour for group in without}
-    fresh = (style for index in range(1000) if (style := categorical(index)).colour not in taken or index >= 6)
-    return {label: Style("muted", "dash", "x") if label == "local" else next(fresh) for label in series}
+    """Looks for series: that of a group of theirs where other figures show it in its own colour, or a fresh one."""
+    styles = {}
+    for label, groups in series.items():
+        own = [group.style for group in groups if group.drawn and not group.style.colour.startswith("r")]
+        styles[label] = own[-1] if own else None
+    taken = {style for style in styles.values() if style} | {group.style for group in without}
+    fresh = (style for index in range(NUM_STYLES) if (style := categorical(index)) not in taken)
+    return {label: style or next(fresh) for label, style in styles.items()}
 
 
 def _value(group: Group, x: str) -> Any:
-    return group.method if x == "method" else {**group.options, **group.setting_options}[x]
+    return group.method if x == "method" else group.options[x]
 
 
 def _x_axis(x: str, values: list[Any], numeric: bool) -> Axis:
