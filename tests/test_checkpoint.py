@@ -100,9 +100,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [checkpoint.rounds_done for checkpoint in find_all(tmp_path)] == [40]
 
 
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 
     def full(file: int) -> None:
