@@ -7,6 +7,7 @@ the model fit the images, does the method get its masks). Classes from outside t
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -178,7 +179,8 @@ def check_fit(module: LightningModule, pool: Any) -> None:
         torch.manual_seed(derive_seed(0, "check"))
         batch = next(iter(pool.batches(torch.arange(count), count)))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a module that logs has no trainer yet, and Lightning says so
                 module.training_step(batch, 0)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             shape = "×".join(str(side) for side in batch[0].shape[1:])
