@@ -69,7 +69,9 @@ def collaborators(
     with np.errstate(invalid="ignore"):
         joins = overlap >= bar  # false wherever either side is NaN
     np.fill_diagonal(joins, True)
-    return {client: tuple(sorted(ids[k] for k in np.flatnonzero(joins[row]))) for row, client in enumerate(ids)}
+    return {
+        client: tuple(sorted(ids[k] for k in np.flatnonzero(joins[row]).tolist())) for row, client in enumerate(ids)
+    }
 
 
 def horizon_closed(overlap: Float64[np.ndarray, "clients clients"], round: int, beta: float) -> bool:

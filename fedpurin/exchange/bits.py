@@ -81,7 +81,8 @@ def intersection_counts(
     words = [words_of(row) for row in rows]
 
     def count_chunk(first: int, last: int) -> NDArray[np.int64]:
-        return _intersections(np.stack([row[first:last] for row in words]))
+        counts: NDArray[np.int64] = _intersections(np.stack([row[first:last] for row in words]))
+        return counts
 
     chunk = max(64, min(CHUNK_WORDS, (1 << 21) // len(rows)))
     total = np.zeros((len(rows), len(rows)), dtype=np.int64)
@@ -113,13 +114,19 @@ def intersection_product(rows: Sequence[Tensor], slice_bytes: int = 1 << 17) -> 
     return np.asarray(total.round().to(torch.int64).cpu().numpy(), dtype=np.int64)
 
 
-def compress(vector: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8"]) -> Shaped[Tensor, " selected"]:
-    """The vector's elements at the mask's positions, ascending."""
+def compress(
+    vector: Shaped[Tensor, " length"],
+    packed: UInt8[Tensor, " length/8"],
+    out: Shaped[Tensor, " selected"] | None = None,
+) -> Shaped[Tensor, " selected"]:
+    """The vector's elements at the mask's positions, ascending; written into `out` if there is one."""
     if vector.device.type != "cpu" or vector.itemsize != 4:
-        return vector[unpack_mask(packed)]
+        return torch.masked_select(vector, unpack_mask(packed), out=out)
     source, words = vector.view(torch.int32).numpy().view(np.uint32), words_of(packed)
     begins, chunk = _prefix(words)
-    target = np.empty(begins[-1], dtype=np.uint32)
+    if out is None:
+        out = torch.empty(begins[-1], dtype=vector.dtype)
+    target = out.view(torch.int32).numpy().view(np.uint32)
 
     def run(first: int, last: int) -> None:
         part = target[begins[first // chunk] : begins[first // chunk + 1]]
@@ -127,7 +134,7 @@ def compress(vector: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8
             _compress(source[64 * first : 64 * last], words[first:last], part)
 
     map_chunks(run, len(words), chunk)
-    return torch.from_numpy(target.view(np.int32)).view(vector.dtype)
+    return out
 
 
 @njit(nogil=True, cache=True)
@@ -138,7 +145,7 @@ def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDA
         filled = compress_word(source, _BITS * np.uint64(index), words[index], target, filled, size)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def compress_word(source, base, word, target, filled, size):  # type: ignore[no-untyped-def]
     """Append the elements of one word's positions; returns how many are filled now. Writes nothing from `size` on."""
     if word == 0:
@@ -192,7 +199,7 @@ def _expand(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArr
             target[base + bit] = (lane[bit] & ~keep) | (target[base + bit] & keep)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def read_word(source, word, lane, read, size):  # type: ignore[no-untyped-def]
     """Put the next values into the lanes of one word's positions; other lanes get anything. Returns the next place."""
     if read + _BITS < size:

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.exchange.parallel import map_chunks
@@ -64,7 +65,7 @@ def _sum_cpu(piece: Tensor, offset: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _sum_bytes(data: np.ndarray, offset: int) -> int:
+def _sum_bytes(data: NDArray[np.uint8], offset: int) -> np.uint64:
     """The weighted sum of `data` at byte `offset` of its section: edges byte by byte, whole words vectorised."""
     total = np.uint64(0)
     start, end = 0, data.size
@@ -84,8 +85,8 @@ def _sum_bytes(data: np.ndarray, offset: int) -> int:
     return total
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _edge(byte: int, position: int) -> int:
+@numba.njit(nogil=True, cache=True)
+def _edge(byte: np.uint8, position: int) -> np.uint64:
     odd = np.uint32((np.uint64(2) * np.uint64(position // 4) + np.uint64(1)) * np.uint64(_GOLDEN))
     return (np.uint64(byte) << np.uint64(8 * (position % 4))) * np.uint64(odd)
 

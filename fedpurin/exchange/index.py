@@ -23,8 +23,9 @@ from fedpurin.exchange.blocks import EncodedIndex, Span
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
     """Write which positions of `universe` are in `mask`, a subset of it; both packed, both of `span` alone."""
-    implementation = index_cpu if mask.device.type == "cpu" else index_torch
-    return implementation.encode_index(mask, universe, span)
+    if mask.device.type == "cpu":
+        return index_cpu.encode_index(mask, universe, span)
+    return index_torch.encode_index(mask, universe, span)
 
 
 def decode_index(
@@ -38,5 +39,6 @@ def decode_index(
     Raises:
         DecodeError: bytes that it cannot have written, with the number of the offending block.
     """
-    implementation = index_cpu if index.device.type == "cpu" else index_torch
-    return implementation.decode_index(table, index, universe, span)
+    if index.device.type == "cpu":
+        return index_cpu.decode_index(table, index, universe, span)
+    return index_torch.decode_index(table, index, universe, span)

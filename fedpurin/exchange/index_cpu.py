@@ -90,8 +90,8 @@ def _encode(
     used = 0
     for block in range(table.size):
         first, last = edges[block], edges[block + 1]
-        size = np.int64(count_words(universe[first:last]))
-        count = np.int64(count_words(words[first:last]))
+        size = int(count_words(universe[first:last]))
+        count = int(count_words(words[first:last]))
         encoding, skips, length = _NONE, 0, 0
         if count == size and count > 0:
             encoding = _DENSE
@@ -180,7 +180,7 @@ def _count_skips(compact: NDArray[np.uint64], size: int) -> int:
     for index in range((size + 63) // 64):
         word = compact[index]
         while word:
-            position = 64 * index + np.int64(popcount((word & (~word + _ONE)) - _ONE))
+            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
             skips += (position - previous - 1) // _SKIP
             previous = position
             word &= word - _ONE
@@ -198,7 +198,7 @@ def _write_distances(
         if size - 64 * index < 64:
             word &= (_ONE << np.uint64(size - 64 * index)) - _ONE
         while word:
-            position = 64 * index + np.int64(popcount((word & (~word + _ONE)) - _ONE))
+            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
             distance = position - previous - 1
             if in_bytes:
                 while distance >= _SKIP:
@@ -308,7 +308,7 @@ def _decode(
                 compact[size // 64] &= (_ONE << np.uint64(size % 64)) - _ONE
         else:
             faults[block] = _read_distances(piece, size, count, encoding == _COORDINATE8, compact)
-        if faults[block] == 0 and np.int64(count_words(compact)) != count:
+        if faults[block] == 0 and int(count_words(compact)) != count:
             faults[block] = 2
         if faults[block] == 0:
             _spread_bits(compact, universe[first:last], pdep, words[first:last])
@@ -322,7 +322,7 @@ def _read_distances(
     position, found, at = -1, 0, 0
     while at < piece.size:
         if in_bytes:
-            distance = np.int64(piece[at])
+            distance = int(piece[at])
             at += 1
             if distance == _SKIP:
                 position += _SKIP
@@ -330,7 +330,7 @@ def _read_distances(
                     return 3
                 continue
         else:
-            distance = np.int64(piece[at]) | (np.int64(piece[at + 1]) << 8)
+            distance = int(piece[at]) | (int(piece[at + 1]) << 8)
             at += 2
         position += distance + 1
         if position >= size:

@@ -50,11 +50,18 @@ class Ledger:
         self._account(self._rounds, round, client).update(entries)
         self._cumulative.setdefault(client, Counter()).update(entries)
 
-    def record_baseline(self, round: int, client: int, dense_bytes: int, mask_bytes: int) -> None:
-        """File what dense exchange, and FedCAC's (dense, and a packed mask up), would have cost this client."""
-        row = dict(zip(BASELINES, (dense_bytes, dense_bytes, dense_bytes + mask_bytes, dense_bytes), strict=True))
-        self._account(self._baselines, round, client).update(row)
-        self._cumulative_baselines.setdefault(client, Counter()).update(row)
+    def set_baseline(self, round: int, clients: Collection[int], *, dense_bytes: int, mask_bytes: int) -> None:
+        """Say what the round is compared with: dense exchange, and FedCAC's (dense, and a packed mask up).
+
+        Of several calls in one round the last one counts.
+        """
+        for client, row in self._baselines.pop(round, {}).items():
+            self._cumulative_baselines[client].subtract(row)
+        costs = (dense_bytes, dense_bytes, dense_bytes + mask_bytes, dense_bytes)
+        for client in clients:
+            row = Counter(dict(zip(BASELINES, costs, strict=True)))
+            self._account(self._baselines, round, client).update(row)
+            self._cumulative_baselines.setdefault(client, Counter()).update(row)
 
     @staticmethod
     def _account(rounds: dict[int, dict[int, Counter[Any]]], round: int, client: int) -> Counter[Any]:
@@ -73,8 +80,10 @@ class Ledger:
         return total
 
     def round_totals(self, round: int) -> dict[str, int]:
-        """One round over all clients, under the run folder's names: `bytes/up`, `bytes/up/mask`, `bytes/up/mask/bitmap`,
-        `bytes/dense_up`, …"""
+        """One round over all clients, under the run folder's names.
+
+        `bytes/up`, `bytes/up/mask`, `bytes/up/mask/bitmap`, …; `bytes/dense_up` and the other baselines.
+        """
         entries = self.by_entry(round)
         by_encoding = {f"bytes/{'/'.join(entry)}": num_bytes for entry, num_bytes in entries.items()}
         return _named(entries, _sum(self._baselines.get(round, {}))) | by_encoding

@@ -231,7 +231,7 @@ def decode(
     expected = header.message_bytes(grid.num_blocks)
     if buffer.numel() != expected:
         raise DecodeError(f"{buffer.numel()} bytes; its header announces {expected}")
-    table, index, values, counts = buffer[HEADER_BYTES:].split(
+    table, index, values, counts = buffer[HEADER_BYTES:].split_with_sizes(
         [
             BLOCK_ENTRY_BYTES * grid.num_blocks if header.has_table else 0,
             header.index_bytes,

@@ -86,7 +86,7 @@ class Processes:
             received = torch.empty(sum(incoming), dtype=torch.uint8, device=own.device)
             dist.all_to_all_single(received, torch.cat(away), incoming, outgoing, group=self._group(own))
         self.moved_bytes += received.numel()
-        arrived = list(received.split(incoming))
+        arrived = list(received.split_with_sizes(incoming))
         arrived[self.rank] = own
         return arrived
 
@@ -105,7 +105,9 @@ class Processes:
 
     def private_group(self) -> Any:
         """A CPU group for collectives in a thread, beside these; None for one rank. A collective itself."""
-        return dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_seconds)) if self.size > 1 else None
+        return (
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_seconds)) if self.size > 1 else None
+        )
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -19,9 +19,7 @@ request for nothing is not sent, nor is a sum to a client that has no other coll
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Literal
 
@@ -30,49 +28,16 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.bits import compress, count, expand_into
-from fedpurin.exchange.blocks import Span, grid_of
+from fedpurin.exchange.blocks import Span
+from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.header import DecodeError, Kind, ValueType
-from fedpurin.exchange.index import decode_index, encode_index
-from fedpurin.exchange.ledger import Direction, Ledger, Phase
-from fedpurin.exchange.message import Tally, from_wire, to_wire
-from fedpurin.exchange.processes import Processes
-from fedpurin.exchange.sums import BucketRows
-from fedpurin.space import Layout, unpack_mask
+from fedpurin.exchange.ledger import Phase
+from fedpurin.exchange.parallel import map_items
+from fedpurin.exchange.sums import BucketRows, Groups, merge_own, unions
+from fedpurin.space import unpack_mask
 
 Normalise = Literal["collaborators", "contributors"]
 Fill = Literal["local", "global"]
-
-
-@dataclass
-class Channel:
-    """One message on its way, both ends: what the sender wrote and what the receiver read."""
-
-    kind: Kind
-    client: int
-    written: Tally = field(default_factory=Tally)
-    read: Tally = field(default_factory=Tally)
-    filed: Counter[str] = field(default_factory=Counter)
-    """Bytes that are in the ledger already."""
-
-    def send_index(self, mask: Tensor, universe: Tensor, span: Span) -> Tensor:
-        """Encode a piece of the index and decode it at the other end."""
-        encoded = encode_index(mask, universe, span)
-        self.written.add_index(encoded)
-        self.read.read_index(encoded.table, encoded.index)
-        return decode_index(encoded.table, encoded.index, universe, span)
-
-    def send_values(self, values: Tensor, value_type: ValueType) -> Tensor:
-        """Encode a piece of the values and decode it at the other end, to float32."""
-        return self.receive_values(self.write_values(values, value_type), value_type)
-
-    def write_values(self, values: Tensor, value_type: ValueType) -> Tensor:
-        piece = to_wire(values, value_type)
-        self.written.add_values(piece)
-        return piece
-
-    def receive_values(self, piece: Tensor, value_type: ValueType) -> Tensor:
-        self.read.add_values(piece)
-        return from_wire(piece, value_type).to(torch.float32)
 
 
 class SparseRound:
@@ -80,40 +45,46 @@ class SparseRound:
 
     def __init__(
         self,
-        *,
-        round: int,
-        layout: Layout,
-        processes: Processes,
-        ledger: Ledger,
-        value_type: ValueType,
+        setting: Setting,
         vectors: Mapping[int, Float32[Tensor, " any_length"]],
         masks: Mapping[int, UInt8[Tensor, " length/8"]],
         collaborators: Mapping[int, Sequence[int]],
+        *,
         normalise: Normalise,
         weights: Mapping[int, float] | None,
         uploads: Mapping[int, Channel] | None,
     ) -> None:
-        """`weights` are the shares s_j/Σs of `fill: global`, None otherwise; `uploads` the opened messages of `direct`."""
-        self.round, self.layout, self.processes, self.ledger = round, layout, processes, ledger
-        self.value_type, self.normalise, self.weights = value_type, normalise, weights
+        """`weights` asks for `fill: global`; `uploads` are the messages that masks opened, of `direct`."""
+        self.setting, self.processes, self.value_type = setting, setting.processes, setting.value_type
+        self.normalise, self.weights = normalise, weights
         self.vectors, self.masks = vectors, masks
         self.direct = uploads is not None
-        self.everyone = sorted(masks)
-        self.own = processes.owned(self.everyone)
+        self.everyone = list(setting.participants)
+        self.own = setting.own
         self.others = {i: tuple(j for j in collaborators[i] if j != i) for i in self.everyone}
         self.users: dict[int, list[int]] = {j: [] for j in self.everyone}
-        for i, others in self.others.items():
-            for j in others:
+        for i in self.everyone:
+            for j in self.others[i]:
                 self.users[j].append(i)
-        self.needed = [self._needed_by(rank) for rank in range(processes.size)]
+        self.needed = [self._needed_by(rank) for rank in range(self.processes.size)]
+        self.here = self.needed[self.processes.rank]
         self.requests = {j: Channel(Kind.REQUEST, j) for j in self.own}
-        self.uploads = uploads or {j: Channel(Kind.VALUES, j) for j in self.everyone}
+        self.uploads = uploads or {j: Channel(Kind.VALUES, j) for j in self.here}
         self.results = {i: Channel(Kind.VALUES if self.direct else Kind.SUMS, i) for i in self.own}
         self.rests = {i: Channel(Kind.REST, i) for i in self.own}
         self.count_bytes = 1 if all(len(others) < 255 for others in self.others.values()) else 2
 
+        row = {client: number for number, client in enumerate(self.everyone)}
+        row_here = {client: number for number, client in enumerate(self.here)}
+        self.user_rows = Groups.of([row[i] for i in self.users[j]] for j in self.here)
+        self.other_rows = Groups.of([row[j] for j in self.others[i]] for i in self.own)
+        self.summands = Groups.of([row_here[j] for j in self.others[i]] for i in self.own)
+        self.rows_of_here = [row[j] for j in self.here]
+        self.rows_of_own = [row[i] for i in self.own]
+        self.own_here = [row_here[i] for i in self.own]
+
     def _needed_by(self, rank: int) -> list[int]:
-        """Clients whose values a rank sums, or finishes for its own clients."""
+        """Clients whose values a rank sums: its own (whose results it finishes) and their collaborators."""
         if self.weights is not None:
             return self.everyone
         own = [i for i in self.everyone if self.processes.owner(i) == rank]
@@ -121,23 +92,16 @@ class SparseRound:
 
     def run(self, span: Span) -> None:
         """Exchange one bucket and merge it into the vectors."""
-        masks = {client: span.packed(mask) for client, mask in self.masks.items()}
-        here = self.needed[self.processes.rank]
-        anyone = self._anyone(masks)
-        sent = {j: masks[j] if self.direct else self._wanted(j, masks) for j in here}
-        if not self.direct:
-            for j in self.own:
-                sent[j] = self.requests[j].send_index(sent[j], masks[j], span)
-        values = self._exchange_values(span, sent)
-        rows = BucketRows(sent, values)
-        for i in self.own:
-            part = self.vectors[i][span.start : span.stop]
-            if self.direct:
-                self._merge_direct(i, part, masks[i], rows)
-            else:
-                self._merge_on_demand(i, part, masks, sent[i], rows, span)
-            if self.weights is not None:
-                self._fill(i, part, masks[i], anyone, rows, span)
+        masks = torch.stack([span.packed(self.masks[client]) for client in self.everyone])
+        sent = masks[self.rows_of_here] if self.direct else self._request(masks, span)
+        rows = BucketRows(sent, self._exchange_values(span, sent))
+        own_masks = masks[self.rows_of_own]
+        if self.direct:
+            self._return_merged(span, own_masks, rows)
+        else:
+            self._return_sums(span, own_masks, unions(masks, self.other_rows, self.rows_of_own), rows)
+        if self.weights is not None:
+            self._return_rest(span, masks, rows)
 
     def close(self) -> None:
         """Write the headers, check every message against its header, and file the bytes."""
@@ -146,12 +110,12 @@ class SparseRound:
             if self.uploads[j].written.value_bytes or self.direct:
                 headers[j] = self._close(self.uploads[j], self.value_type)
         arrived = {j: header for part in self.processes.gather_objects(headers) for j, header in part.items()}
-        for j in self.needed[self.processes.rank]:
+        for j in self.here:
             if j in arrived:
                 self.uploads[j].read.check(arrived[j])
         for i in self.own:
             if i in headers:
-                self._file(i, "up", "values", self.uploads[i])
+                self.setting.file(self.uploads[i], "up", "values")
             if i in headers and not self.direct:
                 self._finish(self.requests[i], ValueType.NONE, "request")
             if self.direct or self.others[i]:
@@ -159,114 +123,116 @@ class SparseRound:
             if self.weights is not None and self.rests[i].written.value_bytes:
                 self._finish(self.rests[i], self.value_type, "sums")
 
-    def _wanted(self, j: int, masks: Mapping[int, Tensor]) -> Tensor:
-        """R_j."""
-        wanted = _any_of(masks[j], (masks[i] for i in self.users[j]))
+    def _request(self, masks: Tensor, span: Span) -> Tensor:
+        """R_j of every client that is needed here; own clients learn theirs from a message."""
+        wanted = unions(masks, self.user_rows, self.rows_of_here)
         if self.weights is not None:
-            wanted |= ~reduce(torch.bitwise_and, (masks[i] for i in self.everyone))
-        return wanted & masks[j]
+            wanted |= masks[self.rows_of_here] & ~reduce(torch.bitwise_and, masks)
 
-    def _anyone(self, masks: Mapping[int, Tensor]) -> Tensor:
-        """⋁_j m_j."""
-        return reduce(torch.bitwise_or, masks.values())
+        def tell(k: int) -> None:
+            j, row = self.own[k], self.own_here[k]
+            wanted[row] = self.requests[j].send_index(wanted[row], masks[self.rows_of_own[k]], span)
 
-    def _exchange_values(self, span: Span, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Own clients send what they were asked for; every rank receives what it needs."""
-        pieces = {
-            j: self.uploads[j].write_values(compress(self.vectors[j][span.start : span.stop], sent[j]), self.value_type)
-            for j in self.own
-        }
+        map_items(tell, range(len(self.own)))
+        return wanted
+
+    def _exchange_values(self, span: Span, sent: Tensor) -> Tensor:
+        """Own clients send what they were asked for; every rank receives what it needs, one row after the other."""
+        here, rank, width = self.here, self.processes.rank, self.value_type.num_bytes
+        sizes = dict(zip(here, map_items(count, sent), strict=True))
+        values = torch.empty(sum(sizes.values()), dtype=torch.float32, device=sent.device)
+        places = dict(zip(here, values.split_with_sizes(list(sizes.values())), strict=True))
+
+        def write(k: int) -> Tensor:
+            j = self.own[k]
+            selected = compress(self.vectors[j][span.start : span.stop], sent[self.own_here[k]], out=places[j])
+            return self.uploads[j].write_values(selected, self.value_type)
+
+        pieces = dict(zip(self.own, map_items(write, range(len(self.own))), strict=True))
         outgoing = [
-            _join([pieces[j] for j in self.own if j in set(needed)], self.processes.device) for needed in self.needed
+            _join([] if other == rank else [pieces[j] for j in self.own if j in needed], sent.device)
+            for other, needed in enumerate(map(set, self.needed))
         ]
-        incoming = self.processes.all_to_all(outgoing)
-        values = {}
-        for rank, piece in enumerate(incoming):
-            clients = [j for j in self.needed[self.processes.rank] if self.processes.owner(j) == rank]
-            lengths = [self.value_type.num_bytes * count(sent[j]) for j in clients]
+        for other, piece in enumerate(self.processes.all_to_all(outgoing)):
+            clients = [j for j in here if self.processes.owner(j) == other and other != rank]
+            lengths = [width * sizes[j] for j in clients]
             if sum(lengths) != piece.numel():
-                raise DecodeError(f"rank {rank} sent {piece.numel()} value bytes; {sum(lengths)} were asked for")
-            for j, part in zip(clients, piece.split(lengths), strict=True):
-                values[j] = self.uploads[j].receive_values(part, self.value_type)
+                raise DecodeError(f"rank {other} sent {piece.numel()} value bytes; {sum(lengths)} were asked for")
+            pieces.update(zip(clients, piece.split_with_sizes(lengths), strict=True))
+
+        def read(j: int) -> None:
+            received = self.uploads[j].receive_values(pieces[j], self.value_type)
+            if received.data_ptr() != places[j].data_ptr():  # own float32 values are in their place already
+                places[j].copy_(received)
+
+        map_items(read, here)
         return values
 
-    def _merge_direct(self, i: int, part: Tensor, mask: Tensor, rows: BucketRows) -> None:
-        total = rows.sums(self.others[i], mask) + rows.row(i, mask)
-        if self.normalise == "collaborators":
-            merged = total / (len(self.others[i]) + 1)
-        else:
-            merged = total / (rows.counts(self.others[i], mask) + 1)
-        expand_into(part, mask, self.results[i].send_values(merged, self.value_type))
+    def _return_merged(self, span: Span, masks: Tensor, rows: BucketRows) -> None:
+        """`direct`: the server finishes every value."""
+        merged, _ = rows.sums(self.summands, self.own_here, masks, masks, self._divisors())
 
-    def _merge_on_demand(
-        self, i: int, part: Tensor, masks: Mapping[int, Tensor], asked: Tensor, rows: BucketRows, span: Span
-    ) -> None:
-        mask, others, channel = masks[i], self.others[i], self.results[i]
-        at = _any_of(mask, (masks[j] for j in others)) & mask
-        sums = rows.sums(others, at)
-        finished = unpack_mask(asked)[unpack_mask(at)]
-        counts = None
-        if self.normalise == "contributors":
-            counts = rows.counts(others, at) + 1
-            sums = torch.where(finished, (sums + rows.row(i, at)) / counts, sums)
-            counts = counts[~finished].to(torch.uint8 if self.count_bytes == 1 else torch.int16)
-        if others:
-            if not self._as_requested(i):
-                at = channel.send_index(at, mask, span)
-            sums = channel.send_values(sums, self.value_type)
-            if counts is not None and counts.numel():
-                channel.written.add_counts(counts.view(torch.uint8))
-                channel.read.add_counts(counts.view(torch.uint8))
-        # The client's side.
-        total = torch.zeros_like(part)
-        expand_into(total, at, sums)
-        own = compress(part, mask)
-        merged = compress(total, mask) + own
-        if self.normalise == "collaborators":
-            merged = merged / (len(others) + 1)
-        else:
-            assert counts is not None
-            divisor = torch.ones_like(part)
-            unfinished = at & ~asked
-            expand_into(divisor, unfinished, counts.to(torch.float32))
-            done = unpack_mask(at & asked)[unpack_mask(mask)]
-            merged = torch.where(done, compress(total, mask), merged / compress(divisor, mask))
-        expand_into(part, mask, merged)
+        def give(k: int) -> None:
+            i = self.own[k]
+            received = self.results[i].send_values(merged[k], self.value_type)
+            expand_into(self.vectors[i][span.start : span.stop], masks[k], received)
+
+        map_items(give, range(len(self.own)))
+
+    def _return_sums(self, span: Span, masks: Tensor, at: Tensor, rows: BucketRows) -> None:
+        """`on_demand`: the server sends sums, and values that it can finish where the divisor is not known."""
+        divisors = self._divisors()
+        finished = torch.zeros_like(at) if divisors else at & rows.sent[self.own_here]
+        sums, counts = rows.sums(self.summands, self.own_here, at, finished, divisors)
+
+        def give(k: int) -> None:
+            i, channel = self.own[k], self.results[self.own[k]]
+            places, values = at[k], sums[k]
+            if self.others[i]:
+                if not self._as_requested(i):
+                    places = channel.send_index(places, masks[k], span)
+                values = channel.send_values(values, self.value_type)
+                channel.send_counts(counts[k], self.count_bytes)
+            part = self.vectors[i][span.start : span.stop]
+            merge_own(part, masks[k], places, finished[k], values, divisors[k] if divisors else None, counts[k])
+
+        map_items(give, range(len(self.own)))
+
+    def _return_rest(self, span: Span, masks: Tensor, rows: BucketRows) -> None:
+        """`fill: global`: the non-zeros of each client's non-critical part."""
+        assert self.weights is not None
+        total_weight = sum(self.weights[j] for j in self.everyone)
+        total = rows.weighted([self.weights[j] / total_weight for j in self.here])
+        anyone = reduce(torch.bitwise_or, masks)
+        everything = span.packed(self.setting.parameters())
+
+        def give(k: int) -> None:
+            i = self.own[k]
+            outside = everything & ~masks[self.rows_of_own[k]]
+            at = self.rests[i].send_index(anyone & outside, outside, span)
+            values = self.rests[i].send_values(compress(total, at), self.value_type)
+            part = self.vectors[i][span.start : span.stop]
+            part.masked_fill_(unpack_mask(outside), 0.0)
+            expand_into(part, at, values)
+
+        map_items(give, range(len(self.own)))
+
+    def _divisors(self) -> list[int] | None:
+        """|C_i| of own clients, or None where the divisor differs by position."""
+        return [len(self.others[i]) + 1 for i in self.own] if self.normalise == "collaborators" else None
 
     def _as_requested(self, i: int) -> bool:
         """Whether P_i = R_i follows from who uses whom, so that the sums need no index."""
         return self.weights is None and tuple(self.users[i]) == self.others[i]
 
-    def _fill(self, i: int, part: Tensor, mask: Tensor, anyone: Tensor, rows: BucketRows, span: Span) -> None:
-        assert self.weights is not None
-        outside = span.packed(grid_of(self.layout).parameters.to(mask.device)) & ~mask
-        at = self.rests[i].send_index(anyone & outside, outside, span)
-        values = self.rests[i].send_values(rows.weighted(self.weights, at), self.value_type)
-        part[unpack_mask(outside)] = 0.0
-        expand_into(part, at, values)
-
     def _finish(self, channel: Channel, value_type: ValueType, phase: Phase) -> None:
+        """Complete, check and file a message of the server."""
         channel.read.check(self._close(channel, value_type))
-        self._file(channel.client, "down", phase, channel)
+        self.setting.file(channel, "down", phase)
 
     def _close(self, channel: Channel, value_type: ValueType) -> bytes:
         members = len(self.others[channel.client]) + 1 if channel.kind is Kind.SUMS else 0
-        return channel.written.close(
-            channel.kind,
-            value_type,
-            channel.client,
-            self.round,
-            self.layout.size,
-            members=members,
-            count_bytes=self.count_bytes,
-        )
-
-    def _file(self, client: int, direction: Direction, phase: Phase, channel: Channel) -> None:
-        self.ledger.record(self.round, client, direction, phase, channel.written.encoding_bytes - channel.filed)
-
-
-def _any_of(like: Tensor, masks: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.bitwise_or, masks, torch.zeros_like(like))
+        return self.setting.close(channel, value_type, members=members, count_bytes=self.count_bytes)
 
 
 def _join(pieces: Sequence[Tensor], device: torch.device) -> Tensor:

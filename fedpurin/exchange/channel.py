@@ -1,0 +1,118 @@
+"""One message on its way, and the setting of a round in which messages travel.
+
+Owns: both ends of a message that is written and read bucket by bucket, its header at the end, its entry in the
+ledger. Does not own: which messages there are (`masks.py`, `sparse.py`, `dense.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float32, Shaped, UInt8
+from torch import Tensor
+
+from fedpurin.exchange.blocks import BlockGrid, Span, grid_of
+from fedpurin.exchange.header import Kind, ValueType
+from fedpurin.exchange.index import decode_index, encode_index
+from fedpurin.exchange.ledger import Direction, Ledger, Phase
+from fedpurin.exchange.message import COUNT_DTYPES, Tally, from_wire, to_wire
+from fedpurin.exchange.processes import Processes
+from fedpurin.space import Layout
+
+
+@dataclass
+class Channel:
+    """One message: what the sender wrote and what the receiver read so far."""
+
+    kind: Kind
+    client: int
+    written: Tally = field(default_factory=Tally)
+    read: Tally = field(default_factory=Tally)
+    filed: Counter[str] = field(default_factory=Counter)
+    """Bytes that are in the ledger already, by encoding."""
+
+    def send_index(
+        self, mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span
+    ) -> UInt8[Tensor, " bytes"]:
+        """Encode a piece of the index and decode it at the other end."""
+        encoded = encode_index(mask, universe, span)
+        self.written.add_index(encoded)
+        self.read.read_index(encoded.table, encoded.index)
+        return decode_index(encoded.table, encoded.index, universe, span)
+
+    def send_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> Float32[Tensor, " values"]:
+        """Encode a piece of the values and decode it at the other end."""
+        return self.receive_values(self.write_values(values, value_type), value_type)
+
+    def write_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> UInt8[Tensor, " bytes"]:
+        """Encode a piece of the values."""
+        piece = to_wire(values, value_type)
+        self.written.add_values(piece)
+        return piece
+
+    def receive_values(self, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Float32[Tensor, " values"]:
+        """Decode a piece of the values."""
+        self.read.add_values(piece)
+        return from_wire(piece, value_type).to(torch.float32)
+
+    def send_counts(self, counts: Shaped[Tensor, " counts"], num_bytes: int) -> None:
+        """Encode a piece of the contributor counts; they are small numbers and arrive as they are."""
+        piece = counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8)
+        self.written.add_counts(piece)
+        self.read.add_counts(piece)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A round: who takes part, on which ranks, and how values travel."""
+
+    round: int
+    layout: Layout
+    processes: Processes
+    ledger: Ledger
+    value_type: ValueType
+    bucket_bytes: int
+    participants: Sequence[int]
+    """All ranks' participants, ascending."""
+
+    @property
+    def grid(self) -> BlockGrid:
+        return grid_of(self.layout)
+
+    @property
+    def own(self) -> list[int]:
+        """This rank's participants."""
+        return self.processes.owned(self.participants)
+
+    def parameters(self) -> UInt8[Tensor, " length/8"]:
+        """The packed mask of all parameters, on this rank's device."""
+        return self.grid.parameters.to(self.processes.device)
+
+    def buckets(self, num_rows: int | None = None) -> list[Span]:
+        """The layout in spans of which `num_rows` vectors (default: all participants') fill at most one bucket.
+
+        A bucket is never smaller than one block.
+        """
+        rows = max(len(self.participants), 1) if num_rows is None else num_rows
+        return list(self.grid.buckets(self.bucket_bytes // (torch.float32.itemsize * rows)))
+
+    def close(self, channel: Channel, value_type: ValueType, *, members: int = 0, count_bytes: int = 1) -> bytes:
+        """The header that completes a message."""
+        return channel.written.close(
+            channel.kind,
+            value_type,
+            channel.client,
+            self.round,
+            self.layout.size,
+            members=members,
+            count_bytes=count_bytes,
+        )
+
+    def file(self, channel: Channel, direction: Direction, phase: Phase) -> None:
+        """Enter into the ledger what a message weighs and what is not there yet."""
+        weighs = channel.written.encoding_bytes
+        self.ledger.record(self.round, channel.client, direction, phase, weighs - channel.filed)
+        channel.filed = weighs.copy()

@@ -1,0 +1,167 @@
+"""Dense exchange: every participant's parameters up, a mean or the server's own mixture down, bucket by bucket.
+
+Owns: FedAvg's mean and FedCAC's customised mixture (METHOD "What crosses the network"), and a download for clients
+that sat out. Does not own: weights and collaborators (given), the order of the sums (`sums.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from fedpurin.exchange.bits import compress, expand_into
+from fedpurin.exchange.blocks import EncodedIndex, Span
+from fedpurin.exchange.channel import Channel, Setting
+from fedpurin.exchange.header import Kind
+from fedpurin.exchange.index import decode_index, encode_index
+from fedpurin.exchange.parallel import map_items
+from fedpurin.exchange.sums import BucketRows, Groups
+
+Vectors = Mapping[int, Float32[Tensor, " any_length"]]
+
+
+def average(setting: Setting, vectors: Vectors, weights: Mapping[int, float], deliver: bool) -> Tensor:
+    """Σ (s_j/Σs)·w_j in ascending id; see `Exchange.average`."""
+    shares = _shares(setting, weights)
+    up, down = _Uploads(setting), _Downloads(setting, setting.own if deliver else [])
+    mean = torch.zeros(setting.layout.length, dtype=torch.float32, device=setting.processes.device)
+    for span in setting.buckets():
+        part = mean[span.start : span.stop]
+        part.copy_(up.gather(span, vectors).weighted(shares))
+        down.send(span, dict.fromkeys(down.channels, part), vectors)
+    up.close()
+    down.close()
+    return mean
+
+
+def mix(
+    setting: Setting,
+    vectors: Vectors,
+    masks: Mapping[int, UInt8[Tensor, " length/8"]],
+    collaborators: Mapping[int, Sequence[int]],
+    weights: Mapping[int, float],
+) -> None:
+    """FedCAC's mixture into own clients' vectors; see `Exchange.combine_dense`."""
+    shares, own = _shares(setting, weights), setting.own
+    up, down = _Uploads(setting), _Downloads(setting, own)
+    row = {client: number for number, client in enumerate(setting.participants)}
+    others = Groups.of([row[j] for j in collaborators[i] if j != i] for i in own)
+    divisors = [len(collaborators[i]) for i in own]
+    for span in setting.buckets():
+        rows = up.gather(span, vectors)
+        mean = rows.weighted(shares)
+        if not own:
+            continue
+        critical = torch.stack([span.packed(masks[client]) for client in own])
+        sums, _ = rows.sums(others, [row[client] for client in own], critical, critical, divisors)
+        mixed = {}
+        for k, client in enumerate(own):
+            mixed[client] = mean.clone()
+            expand_into(mixed[client], critical[k], sums[k])
+        down.send(span, mixed, vectors)
+    up.close()
+    down.close()
+
+
+def download(setting: Setting, vector: Float32[Tensor, " any_length"], clients: Sequence[int]) -> Tensor:
+    """`vector` to each of `clients`; returns what arrives, also where none of them lives on this rank."""
+    received = torch.zeros(setting.layout.length, dtype=torch.float32, device=vector.device)
+    down = _Downloads(setting, setting.processes.owned(clients))
+    wire = setting.value_type.dtype
+    for span in setting.buckets(1):
+        part = vector[span.start : span.stop]
+        received[span.start : span.stop] = part.to(wire).to(torch.float32)
+        down.send(span, dict.fromkeys(down.channels, part), dict.fromkeys(down.channels, received))
+    down.close()
+    return received
+
+
+def _shares(setting: Setting, weights: Mapping[int, float]) -> list[float]:
+    """s_j/Σs of every participant."""
+    total = sum(weights[client] for client in setting.participants)
+    return [weights[client] / total for client in setting.participants]
+
+
+class _Dense:
+    """Messages that carry every parameter."""
+
+    def __init__(self, setting: Setting, clients: Sequence[int]) -> None:
+        self.setting = setting
+        self.parameters = setting.parameters()
+        self.channels = {client: Channel(Kind.DENSE, client) for client in clients}
+
+    def _index(self, span: Span) -> tuple[UInt8[Tensor, " bytes"], EncodedIndex]:
+        everything = span.packed(self.parameters)
+        return everything, encode_index(everything, everything, span)
+
+
+class _Uploads(_Dense):
+    """Every participant's parameters, from where it lives to every rank."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting, setting.participants)
+
+    def gather(self, span: Span, vectors: Vectors) -> BucketRows:
+        """One bucket of everybody's parameters, one row a participant."""
+        everything, encoded = self._index(span)
+        setting = self.setting
+
+        def write(client: int) -> Tensor:
+            channel = self.channels[client]
+            channel.written.add_index(encoded)
+            values = compress(vectors[client][span.start : span.stop], everything)
+            return channel.write_values(values, setting.value_type)
+
+        pieces = map_items(write, setting.own)
+        arrived = setting.processes.all_gather(torch.cat([everything[:0], *pieces]))
+        parts: dict[int, Tensor] = {}
+        for rank, piece in enumerate(arrived):
+            clients = [client for client in setting.participants if setting.processes.owner(client) == rank]
+            length = piece.numel() // max(len(clients), 1)
+            parts.update(zip(clients, piece.split_with_sizes([length] * len(clients)), strict=True))
+
+        def read(client: int) -> Tensor:
+            channel = self.channels[client]
+            channel.read.read_index(encoded.table, encoded.index)
+            return channel.receive_values(parts[client], setting.value_type)
+
+        rows = map_items(read, setting.participants)
+        return BucketRows(everything.expand(len(rows), -1).contiguous(), torch.cat(rows))
+
+    def close(self) -> None:
+        """Complete, check and file the messages."""
+        setting = self.setting
+        headers = {client: setting.close(self.channels[client], setting.value_type) for client in setting.own}
+        for part in setting.processes.gather_objects(headers):
+            for client, header in part.items():
+                self.channels[client].read.check(header)
+        for client in setting.own:
+            setting.file(self.channels[client], "up", "dense")
+
+
+class _Downloads(_Dense):
+    """The server's answer to clients of this rank."""
+
+    def send(self, span: Span, parts: Mapping[int, Float32[Tensor, " positions"]], into: Vectors) -> None:
+        """One bucket of each client's answer, written into `into` as it arrives."""
+        everything, encoded = self._index(span)
+        value_type = self.setting.value_type
+
+        def give(client: int) -> None:
+            channel = self.channels[client]
+            channel.written.add_index(encoded)
+            channel.read.read_index(encoded.table, encoded.index)
+            at = decode_index(encoded.table, encoded.index, everything, span)
+            values = channel.send_values(compress(parts[client], everything), value_type)
+            expand_into(into[client][span.start : span.stop], at, values)
+
+        map_items(give, self.channels)
+
+    def close(self) -> None:
+        """Complete, check and file the messages."""
+        for channel in self.channels.values():
+            channel.read.check(self.setting.close(channel, self.setting.value_type))
+            self.setting.file(channel, "down", "dense")

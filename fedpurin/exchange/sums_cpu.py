@@ -1,0 +1,315 @@
+"""The sums of `sums.py`, compiled for the CPU; see there for what each function promises.
+
+A thread takes a chunk of the bucket and goes through it tile by tile. In a tile every row's values are spread out
+once, into a scratch area that stays in the first cache; then each result adds up its rows there. Values are
+therefore read once from memory, however many clients use them, and no row is ever spread out as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpurin.exchange.bits import CHUNK_WORDS, compress_word, count_words, popcount, read_word, words_of
+from fedpurin.exchange.parallel import map_chunks
+
+if TYPE_CHECKING:
+    from fedpurin.exchange.sums import Groups
+
+TILE_WORDS = 4
+"""256 positions: 1 KiB a row, so that twenty rows, their bits and a sum stay within 32 KiB."""
+_SUM_CHUNK_WORDS = 256
+_ONE = np.uint64(1)
+_BITS = np.uint64(64)
+
+
+def unions(masks: Tensor, groups: Groups, within: Sequence[int]) -> Tensor:
+    words = _rows(masks)
+    result = np.zeros((len(within), words.shape[1]), dtype=np.uint64)
+    rows = np.asarray(within, dtype=np.int64)
+    map_chunks(
+        lambda first, last: _unions(words[:, first:last], rows, groups.edges, groups.flat, result[:, first:last]),
+        words.shape[1],
+        CHUNK_WORDS,
+    )
+    return torch.from_numpy(result.view(np.uint8))
+
+
+@njit(nogil=True, cache=True)
+def _unions(
+    words: NDArray[np.uint64],
+    within: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    members: NDArray[np.int64],
+    result: NDArray[np.uint64],
+) -> None:
+    for k in range(within.size):
+        for member in range(edges[k], edges[k + 1]):
+            row = members[member]
+            for index in range(words.shape[1]):
+                result[k, index] |= words[row, index]
+        for index in range(words.shape[1]):
+            result[k, index] &= words[within[k], index]
+
+
+def sums(
+    sent: Tensor,
+    values: Tensor,
+    groups: Groups,
+    own: Sequence[int],
+    at: Tensor,
+    finished: Tensor,
+    divisors: Sequence[int] | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    rows, places, done = _rows(sent), _rows(at), _rows(finished)
+    starts, begins = _starts(rows), _starts(places)
+    unfinished = _starts(places & ~done if divisors is None else places[:, :0])
+    result = np.empty(begins[-1, -1], dtype=np.float32)
+    counts = np.empty(unfinished[-1, -1], dtype=np.int16)
+    fixed = np.asarray(divisors if divisors is not None else [0] * len(own), dtype=np.float32)
+    own_rows = np.asarray(own, dtype=np.int64)
+    data = values.numpy()
+
+    def run(first: int, last: int) -> None:
+        chunk = first // _SUM_CHUNK_WORDS
+        _sum_chunk(
+            rows[:, first:last],
+            data.view(np.uint32),
+            starts[:-1, chunk].copy(),
+            groups.edges,
+            groups.flat,
+            own_rows,
+            places[:, first:last],
+            done[:, first:last],
+            fixed,
+            result.view(np.uint32),
+            begins[:-1, chunk].copy(),
+            begins[:-1, chunk + 1],
+            counts,
+            unfinished[:-1, chunk if divisors is None else 0].copy(),
+            divisors is None,
+        )
+
+    map_chunks(run, rows.shape[1], _SUM_CHUNK_WORDS)
+    return _split(torch.from_numpy(result), begins), _split(torch.from_numpy(counts), unfinished)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero
+def _sum_chunk(
+    sent: NDArray[np.uint64],
+    values: NDArray[np.uint32],
+    cursors: NDArray[np.uint64],
+    edges: NDArray[np.int64],
+    members: NDArray[np.int64],
+    own: NDArray[np.int64],
+    at: NDArray[np.uint64],
+    finished: NDArray[np.uint64],
+    divisors: NDArray[np.float32],
+    result: NDArray[np.uint32],
+    fills: NDArray[np.uint64],
+    ends: NDArray[np.uint64],
+    counts: NDArray[np.int16],
+    count_fills: NDArray[np.uint64],
+    counting: bool,
+) -> None:
+    """One chunk of words for every result. `cursors`, `fills` and `count_fills` are where it reads and writes next."""
+    num_rows, width = sent.shape
+    rows = np.empty((num_rows, 64 * TILE_WORDS), dtype=np.float32)
+    patterns = rows.view(np.uint32)
+    bits = np.empty((num_rows if counting else 0, 64 * TILE_WORDS), dtype=np.uint16)
+    total = np.empty(64 * TILE_WORDS, dtype=np.float32)
+    total_patterns = total.view(np.uint32)
+    number = np.ones(64 * TILE_WORDS, dtype=np.uint16)
+    lane = np.empty(64, dtype=np.uint32)
+    by = np.empty(64 * TILE_WORDS, dtype=np.float32)
+    by_patterns = by.view(np.uint32)
+    for first in range(0, width, TILE_WORDS):
+        num_words = min(TILE_WORDS, width - first)
+        for row in range(num_rows):
+            for index in range(num_words):
+                word, base = sent[row, first + index], _BITS * np.uint64(index)
+                cursors[row] = read_word(values, word, lane, cursors[row], np.uint64(values.size))
+                for bit in range(_BITS):
+                    patterns[row, base + bit] = lane[bit] & np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
+                if counting:
+                    for bit in range(_BITS):
+                        bits[row, base + bit] = np.uint16((word >> bit) & _ONE)
+        for k in range(own.size):
+            _sum_tile(rows, edges[k], edges[k + 1], members, total)
+            if counting:
+                _count_tile(bits, edges[k], edges[k + 1], members, number)
+            if counting:
+                by[:] = number
+            else:
+                by[:] = divisors[k]
+            mine = rows[own[k]]
+            for q in range(total.size):
+                by[q] = (total[q] + mine[q]) / by[q]
+            for index in range(num_words):
+                base, done = _BITS * np.uint64(index), finished[k, first + index]
+                for bit in range(_BITS):  # bit patterns: a choice between floats becomes a branch
+                    keep = np.uint32(((done >> bit) & _ONE) - _ONE)
+                    total_patterns[base + bit] = (by_patterns[base + bit] & ~keep) | (total_patterns[base + bit] & keep)
+            for index in range(num_words):
+                base = _BITS * np.uint64(index)
+                word, done = at[k, first + index], finished[k, first + index]
+                fills[k] = compress_word(total_patterns, base, word, result, fills[k], ends[k])
+                if counting:
+                    left = word & ~done
+                    while left:
+                        bit = popcount((left & (~left + _ONE)) - _ONE)
+                        counts[count_fills[k]] = np.int16(number[base + bit])
+                        count_fills[k] += _ONE
+                        left &= left - _ONE
+
+
+@njit(nogil=True, cache=True)
+def _sum_tile(
+    rows: NDArray[np.float32], begin: int, end: int, members: NDArray[np.int64], total: NDArray[np.float32]
+) -> None:
+    total[:] = np.float32(0)
+    for member in range(begin, end):
+        row = rows[members[member]]
+        for q in range(total.size):
+            total[q] += row[q]
+
+
+@njit(nogil=True, cache=True)
+def _count_tile(
+    bits: NDArray[np.uint16], begin: int, end: int, members: NDArray[np.int64], number: NDArray[np.uint16]
+) -> None:
+    number[:] = np.uint16(1)
+    for member in range(begin, end):
+        row = bits[members[member]]
+        for q in range(number.size):
+            number[q] += row[q]
+
+
+def weighted(sent: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    rows = _rows(sent)
+    starts, data, factors = _starts(rows), values.numpy(), weights.numpy()
+    total = np.zeros(64 * rows.shape[1], dtype=np.float32)
+
+    def run(first: int, last: int) -> None:
+        cursors = starts[:-1, first // _SUM_CHUNK_WORDS].copy()
+        _weigh_chunk(rows[:, first:last], data.view(np.uint32), cursors, factors, total[64 * first : 64 * last])
+
+    map_chunks(run, rows.shape[1], _SUM_CHUNK_WORDS)
+    return torch.from_numpy(total)
+
+
+@njit(nogil=True, cache=True)
+def _weigh_chunk(
+    sent: NDArray[np.uint64],
+    values: NDArray[np.uint32],
+    cursors: NDArray[np.uint64],
+    weights: NDArray[np.float32],
+    total: NDArray[np.float32],
+) -> None:
+    lane = np.empty(64, dtype=np.uint32)
+    for index in range(sent.shape[1]):
+        base = _BITS * np.uint64(index)
+        for row in range(sent.shape[0]):
+            word = sent[row, index]
+            cursors[row] = read_word(values, word, lane, cursors[row], np.uint64(values.size))
+            for bit in range(_BITS):
+                lane[bit] &= np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
+            spread = lane.view(np.float32)
+            for bit in range(_BITS):
+                product = spread[bit] * weights[row]
+                total[base + bit] += product
+
+
+def merge_own(
+    part: Tensor,
+    mask: Tensor,
+    at: Tensor,
+    finished: Tensor,
+    values: Tensor,
+    divisor: int | None,
+    counts: Tensor | None,
+) -> None:
+    fixed = np.float32(divisor or 0)
+    numbers = np.empty(0, dtype=np.int16) if counts is None else counts.numpy()
+    places = words_of(at)
+    if int(count_words(places)) != values.numel():
+        raise ValueError(f"{values.numel()} values for a mask of {count_words(places)} positions")
+    _merge_own(part.numpy(), words_of(mask), places, words_of(finished), values.numpy().view(np.uint32), fixed, numbers)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero
+def _merge_own(
+    part: NDArray[np.float32],
+    mask: NDArray[np.uint64],
+    at: NDArray[np.uint64],
+    finished: NDArray[np.uint64],
+    values: NDArray[np.uint32],
+    divisor: np.float32,
+    counts: NDArray[np.int16],
+) -> None:
+    lane = np.zeros(64, dtype=np.uint32)
+    received = lane.view(np.float32)
+    merged = np.empty(64, dtype=np.float32)
+    patterns, target = merged.view(np.uint32), part.view(np.uint32)
+    by = np.empty(64, dtype=np.float32)
+    read, size, counted = np.uint64(0), np.uint64(values.size), np.uint64(0)
+    for index in range(mask.size):
+        critical, word, done = mask[index], at[index], finished[index]
+        if critical == 0:
+            continue
+        read = read_word(values, word, lane, read, size)
+        for bit in range(_BITS):
+            lane[bit] &= np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
+        by[:] = divisor if divisor else np.float32(1)
+        left = np.uint64(0) if divisor else word & ~done
+        while left:
+            by[popcount((left & (~left + _ONE)) - _ONE)] = np.float32(counts[counted])
+            counted += _ONE
+            left &= left - _ONE
+        base = _BITS * np.uint64(index)
+        for bit in range(_BITS):
+            merged[bit] = (received[bit] + part[base + bit]) / by[bit]
+        for bit in range(_BITS):
+            keep = np.uint32(((done >> bit) & _ONE) - _ONE)
+            lane[bit] = (lane[bit] & ~keep) | (patterns[bit] & keep)
+            keep = np.uint32(((critical >> bit) & _ONE) - _ONE)
+            target[base + bit] = (lane[bit] & ~keep) | (target[base + bit] & keep)
+
+
+def _rows(packed: Tensor) -> NDArray[np.uint64]:
+    return words_of(packed.reshape(-1)).reshape(len(packed), -1)
+
+
+def _starts(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Set bits before each chunk of each row, counted through all rows; the last row holds where all end.
+
+    Shape [rows + 1, chunks + 1]: entry [r, c] is where row r's chunk c begins, [r, −1] where row r ends.
+    """
+    chunks = -(-rows.shape[1] // _SUM_CHUNK_WORDS)
+    counts = np.zeros((len(rows), chunks), dtype=np.int64)
+    _count_chunks(rows, _SUM_CHUNK_WORDS, counts)
+    ends = np.cumsum(counts.reshape(-1)).reshape(counts.shape)
+    starts = np.zeros((len(rows) + 1, chunks + 1), dtype=np.uint64)
+    totals = counts.sum(axis=1)
+    starts[:-1, 0] = np.cumsum(totals) - totals
+    starts[:-1, 1:] = ends
+    starts[-1, :] = totals.sum()
+    return starts
+
+
+@njit(nogil=True, cache=True)
+def _count_chunks(rows: NDArray[np.uint64], chunk_words: int, counts: NDArray[np.int64]) -> None:
+    for row in range(counts.shape[0]):
+        for chunk in range(counts.shape[1]):
+            counts[row, chunk] = count_words(rows[row, chunk * chunk_words : (chunk + 1) * chunk_words])
+
+
+def _split(values: Tensor, starts: NDArray[np.uint64]) -> list[Tensor]:
+    sizes = np.diff(starts[:, 0].astype(np.int64)).tolist()
+    return list(torch.split_with_sizes(values, sizes))
