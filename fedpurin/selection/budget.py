@@ -27,7 +27,7 @@ from fedpurin.selection.scan import Scan
 from fedpurin.selection.solver import SolverError
 from fedpurin.space import Layout
 
-_MAX_INTERVALS = 8  # of a curve in the first core; doubled whenever that is not sharp enough
+_COARSE, _FINE = 4, 16  # intervals of a curve where the prices alone close the gap, and where they do not
 _MAX_EXACT = 4_096  # open scores up to which the core holds each of them: with gap_tolerance 0, else not needed
 _MAX_ROUNDS = 40
 _MAX_STALLED = 3
@@ -61,9 +61,7 @@ class BudgetProgram:
                 f"already has {empty} (a dense one {dense})"
             )
         # NONE is COORDINATE16 with nothing sent: a planner needs it only to name the result.
-        self.costs = [
-            [cost for cost in costs if cost.encoding != Encoding.NONE] for costs in self.all_costs
-        ]
+        self.costs = [[cost for cost in costs if cost.encoding != Encoding.NONE] for costs in self.all_costs]
         self._solver = BudgetSolver(program.solver)
 
     def solve(self, scan: Scan, deadline: float) -> Answer:
@@ -73,7 +71,9 @@ class BudgetProgram:
             return self._solve_unreduced(instance, incumbent, deadline)
         assert instance.prices is not None
         bound = instance.prices.bound
-        intervals, stalled, building, solving, core_size, is_finished = _MAX_INTERVALS, 0, 0.0, 0.0, 0, True
+        start_gap = relative_gap(incumbent.objective, bound)
+        intervals = _COARSE if start_gap <= self.program.gap_tolerance else _FINE
+        stalled, building, solving, core_size, is_finished = 0, 0.0, 0.0, 0, True
         for _ in range(_MAX_ROUNDS):
             before = bound, incumbent.objective
             core, solution, plan = self._solve_core(instance, incumbent, intervals, deadline)
@@ -84,6 +84,7 @@ class BudgetProgram:
             instance = replace(instance, curves=core.curves)
             if plan is not None:
                 instance, incumbent = self._lift(instance, plan, incumbent)
+            bound = _close_nothing(instance, bound)
             gap = relative_gap(incumbent.objective, close_gap(incumbent.objective, bound))
             stalled = stalled + 1 if (bound, incumbent.objective) == before else 0
             if gap <= self.program.gap_tolerance or stalled > _MAX_STALLED:
@@ -109,7 +110,7 @@ class BudgetProgram:
                 for cost in costs
             ),
             capacity=self.capacity,
-            anchors=tuple(frozenset[int]() for _ in sizes),
+            anchors=((),) * len(sizes),
         )
 
     def _price(self, instance: Instance, incumbent: Incumbent | None) -> tuple[Instance, Incumbent]:
@@ -128,10 +129,8 @@ class BudgetProgram:
         start = improve_encodings(instance.curves, self.costs, self.capacity, start)
         response = min(sides, key=lagrangian.bound)
         prices = BytePrices(lagrangian, response, lagrangian.bound(response), start.objective)
-        anchors = [set(known) | {count} for known, count in zip(instance.anchors, start.counts, strict=True)]
-        for index in lagrangian.best(response):
-            anchors[lagrangian.tensor[index]].add(round(response.count[index]))
-        return replace(instance, prices=prices, anchors=tuple(map(frozenset, anchors))), start
+        anchors = tuple((count, *known[:1]) for count, known in zip(start.counts, instance.anchors, strict=True))
+        return replace(instance, prices=prices, anchors=anchors), start
 
     def _solve_core(
         self, instance: Instance, incumbent: Incumbent, intervals: int, deadline: float
@@ -151,8 +150,8 @@ class BudgetProgram:
         """Turn the solver's plan into feasible solutions: as it stands, and filled greedily under its encodings."""
         costs = [instance.choices[index].cost for index in plan.choice]
         chosen = [cost for cost in costs if cost is not None]
-        near = [known | {count} for known, count in zip(instance.anchors, plan.count, strict=True)]
-        instance = _split_at(replace(instance, anchors=tuple(near)), plan.count)
+        instance = replace(instance, anchors=tuple((count,) for count in plan.count))
+        instance = _split_at(instance, plan.count)
         candidates = [incumbent, fill_greedily(instance.curves, chosen, self.capacity)]
         stated = evaluate(instance.curves, plan.count, chosen)
         if stated.num_bytes <= self.capacity:
@@ -219,6 +218,12 @@ class BudgetProgram:
         )
 
 
+def _close_nothing(instance: Instance, bound: float) -> float:
+    """A bound below every single score leaves only the empty mask."""
+    smallest = min((float(curve.bottom[-1]) for curve in instance.curves if curve.num_steps), default=math.inf)
+    return 0.0 if bound < smallest else bound
+
+
 def _split_at(instance: Instance, counts: Sequence[int]) -> Instance:
     """Make the curves exact around these counts."""
     steps: dict[int, set[int]] = {}
@@ -233,5 +238,3 @@ def _name_encoding(costs: Sequence[EncodingCost], count: int) -> Encoding:
     """The smallest encoding for the count; NONE only where nothing is sent."""
     able = [cost for cost in costs if cost.encoding != Encoding.NONE or count == 0]
     return min(able, key=lambda cost: cost.size(count)).encoding
-
-

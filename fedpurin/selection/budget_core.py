@@ -71,7 +71,11 @@ class BudgetSolver:
         statement = self._statement(len(instance.curves), widths)
         scale = _fill(statement, instance, slots, widths)
         outcome = solve_statement(
-            statement.problem, self.solver, absolute_gap=absolute_gap * scale, time_limit=time_limit
+            statement.problem,
+            self.solver,
+            absolute_gap=absolute_gap * scale,
+            time_limit=time_limit,
+            is_core=True,
         )
         assert instance.prices is not None
         return CoreSolution(
@@ -116,9 +120,7 @@ def _power_of_two(count: int) -> int:
     return max(1 << max(count - 1, 0).bit_length(), _LEAST_WIDTH)
 
 
-def _fill(
-    statement: BudgetStatement, instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]
-) -> float:
+def _fill(statement: BudgetStatement, instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) -> float:
     """Set the parameters; returns the scale between the instance's objective and the solver's."""
     prices = instance.prices
     assert prices is not None and instance.capacity is not None
@@ -196,7 +198,11 @@ def solve_unreduced(
     statement.per_value.value = np.array([float(cost.per_value) for _, cost in listed])
     statement.capacity.value = float(capacity)
     outcome = solve_statement(
-        statement.problem, solver, absolute_gap=absolute_gap * scale, time_limit=time_limit
+        statement.problem,
+        solver,
+        absolute_gap=absolute_gap * scale,
+        time_limit=time_limit,
+        is_core=False,
     )
     plan = None
     if outcome.has_solution:

@@ -72,9 +72,7 @@ class FixByBytePrice(Reduction):
         low, high = lagrangian.windows(prices.response, np.maximum(allowance, 0.0))
         position = {
             (int(tensor), encoding): index
-            for index, (tensor, encoding) in enumerate(
-                zip(lagrangian.tensor, lagrangian.encodings, strict=True)
-            )
+            for index, (tensor, encoding) in enumerate(zip(lagrangian.tensor, lagrangian.encodings, strict=True))
         }
         kept, narrowed = [], list(instance.choices)
         for index, choice in enumerate(instance.choices):
@@ -82,7 +80,10 @@ class FixByBytePrice(Reduction):
             if allowance[at] >= 0:
                 kept.append(index)
                 narrowed[index] = replace(
-                    choice, low=max(int(low[at]), choice.low), high=min(int(high[at]), choice.high)
+                    choice,
+                    low=max(int(low[at]), choice.low),
+                    high=min(int(high[at]), choice.high),
+                    centre=round(prices.response.count[at]),
                 )
         reduced, _ = _keep(replace(instance, choices=tuple(narrowed)), kept)
         return reduced, _Offsets(tuple(kept), tuple(choice.low for choice in reduced.choices))
@@ -116,7 +117,8 @@ class AggregateCurve(Reduction):
         for choice in instance.choices:
             curve, anchors = instance.curves[choice.tensor], instance.anchors[choice.tensor]
             high = min(choice.high, curve.num_scores)
-            items = cut_window(curve, choice.low, high, sorted(anchors), max_intervals)
+            centre = choice.centre if choice.centre is not None else anchors[0]
+            items = cut_window(curve, choice.low, high, centre, anchors, max_intervals)
             choices.append(replace(choice, items=items))
         return replace(instance, choices=tuple(choices)), None
 

@@ -58,9 +58,7 @@ class BytePrices:
 class ByteLagrangian:
     """L(λ) for the curves at hand and a list of encodings by tensor. Tensors and encodings are in order."""
 
-    def __init__(
-        self, curves: Sequence[ValueCurve], costs: Sequence[Sequence[EncodingCost]], capacity: int
-    ) -> None:
+    def __init__(self, curves: Sequence[ValueCurve], costs: Sequence[Sequence[EncodingCost]], capacity: int) -> None:
         self.capacity = capacity
         self.tensor = np.repeat(np.arange(len(costs)), [len(listed) for listed in costs])
         self.first = np.concatenate(([0], np.cumsum([len(listed) for listed in costs])))[:-1]

@@ -32,9 +32,7 @@ class CardinalityProgram:
         ConfigError: no mask can have the density floor, the density ceiling and τ together.
     """
 
-    def __init__(
-        self, layout: Layout, program: ProgramConfig, passes: Sequence[Reduction] | None = None
-    ) -> None:
+    def __init__(self, layout: Layout, program: ProgramConfig, passes: Sequence[Reduction] | None = None) -> None:
         self.program = program
         self.chain = Chain(passes if passes is not None else (DropNull(), FixByPrice(), AggregateEqual()))
         sizes = [segment.size for segment in layout]
@@ -92,7 +90,7 @@ class CardinalityProgram:
             objective,
             upper_bound,
             outcome.is_finished,
-            sum(np.count_nonzero(item.size) for item in items),
+            sum(int(np.count_nonzero(item.size)) for item in items),
             outcome.building_seconds,
             outcome.solver_seconds,
         )
@@ -127,7 +125,11 @@ class CardinalityProgram:
         if core.total is not None:
             statement.floor.value, statement.total.value = np.array(core.floor, dtype=float), float(core.total)
         outcome = solve_statement(
-            statement.problem, self.program.solver, absolute_gap=0.0, time_limit=deadline - time.perf_counter()
+            statement.problem,
+            self.program.solver,
+            absolute_gap=0.0,
+            time_limit=deadline - time.perf_counter(),
+            is_core=self.program.reduce,
         )
         if not outcome.has_solution:
             return None, outcome, scale

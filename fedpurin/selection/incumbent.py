@@ -29,16 +29,12 @@ class Incumbent:
         return sum(cost.size(count) for cost, count in zip(self.costs, self.counts, strict=True))
 
 
-def evaluate(
-    curves: Sequence[ValueCurve], counts: Sequence[int], costs: Sequence[EncodingCost]
-) -> Incumbent:
+def evaluate(curves: Sequence[ValueCurve], counts: Sequence[int], costs: Sequence[EncodingCost]) -> Incumbent:
     objective = math.fsum(curve.value_at(count) for curve, count in zip(curves, counts, strict=True))
     return Incumbent(tuple(counts), tuple(costs), objective)
 
 
-def fill_greedily(
-    curves: Sequence[ValueCurve], costs: Sequence[EncodingCost], capacity: int
-) -> Incumbent | None:
+def fill_greedily(curves: Sequence[ValueCurve], costs: Sequence[EncodingCost], capacity: int) -> Incumbent | None:
     """Fill the budget under given encodings; None if their fixed charges alone exceed it."""
     if sum(cost.fixed for cost in costs) > capacity:
         return None
@@ -47,7 +43,10 @@ def fill_greedily(
     counts = [int(count) for count in response.count]
     rest = capacity - sum(cost.size(count) for cost, count in zip(costs, counts, strict=True))
     # What the price leaves over goes to the next scores, the best per byte first.
-    queue = [_offer(curve, cost, index, count) for index, (curve, cost, count) in enumerate(zip(curves, costs, counts, strict=True))]
+    queue = [
+        _offer(curve, cost, index, count)
+        for index, (curve, cost, count) in enumerate(zip(curves, costs, counts, strict=True))
+    ]
     queue = [offer for offer in queue if offer is not None]
     heapq.heapify(queue)
     while queue:

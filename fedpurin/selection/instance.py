@@ -41,6 +41,8 @@ class Choice:
     low: int
     high: int
     cost: EncodingCost | None = None
+    centre: int | None = None
+    """The count of greatest gain at the price of a byte, once known (`budget`)."""
     items: Items | None = None
 
 
@@ -63,8 +65,8 @@ class Instance:
     """The best price of a selection and its counts, once known (`layerwise` and `global`)."""
     prices: BytePrices | None = None
     """The best price of a byte and what is known at it, once known (`budget`)."""
-    anchors: tuple[frozenset[int], ...] = ()
-    """Counts of each tensor around which its curve has to be seen sharply (`budget`)."""
+    anchors: tuple[tuple[int, ...], ...] = ()
+    """Counts of each tensor at which its curve has to be seen as it is: those of solutions found (`budget`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,16 @@ from fedpurin.selection.curve import Integers, ValueCurve
 from fedpurin.selection.instance import Items
 
 
-def cut_window(curve: ValueCurve, low: int, high: int, anchors: Sequence[int], max_intervals: int) -> Items:
-    """Cover the counts from `low` to `high` (borders of the curve) with at most 2 · max_intervals pieces."""
+def cut_window(
+    curve: ValueCurve, low: int, high: int, centre: int, anchors: Sequence[int], max_intervals: int
+) -> Items:
+    """Cover the counts from `low` to `high` (borders of the curve) with about 2 · max_intervals pieces at most.
+
+    They are finest around `centre`, and exact at the anchors.
+    """
     if low >= high:
         return Items(np.zeros(0), np.zeros(0))
-    borders = _choose_borders(curve, low, high, anchors, max_intervals)
+    borders = _choose_borders(curve, low, high, centre, anchors, max_intervals)
     first, last = curve.top[borders[:-1]], curve.bottom[borders[1:] - 1]
     size = np.diff(curve.num[borders]).astype(np.float64)
     gain = np.diff(curve.value[borders])
@@ -33,20 +38,17 @@ def cut_window(curve: ValueCurve, low: int, high: int, anchors: Sequence[int], m
 
 
 def _choose_borders(
-    curve: ValueCurve, low: int, high: int, anchors: Sequence[int], max_intervals: int
+    curve: ValueCurve, low: int, high: int, centre: int, anchors: Sequence[int], max_intervals: int
 ) -> Integers:
-    """Indices of the borders to keep, ends included: all of them, or a ladder that is fine at the anchors."""
+    """Indices of the borders to keep, ends included: all of them, or a ladder from the centre to both ends."""
     first, last = np.searchsorted(curve.num, (low, high))
     if last - first <= max_intervals:
         return np.arange(first, last + 1)
-    inside = sorted({min(max(anchor, low), high) for anchor in anchors})[: max(max_intervals // 4, 1)]
-    inside = inside or [(low + high) // 2]
-    rungs = max((max_intervals // len(inside) - 1) // 2, 1)
-    wanted = [low, high]
-    for anchor in inside:
-        for reach in (low - anchor, high - anchor):
-            # geometric steps from the anchor to the end: the error of a rung is a fixed share of the gain lost there
-            ratio = max(abs(reach), 1) ** (1.0 / rungs)
-            wanted += [anchor + round(reach / ratio**rung) for rung in range(1, rungs + 1)]
-        wanted.append(anchor)
+    centre = min(max(centre, low), high)
+    wanted = [centre, *(anchor for anchor in anchors if low < anchor < high)]
+    rungs = max(max_intervals // 2, 1)
+    for reach in (low - centre, high - centre):
+        # Geometric steps: gain falls off like the square of the distance, and a rung's error is a fixed share of it.
+        ratio = max(max(abs(reach), 1) ** (1.0 / rungs), 2.0)
+        wanted += [centre + round(reach / ratio**rung) for rung in range(rungs)]
     return np.unique(np.clip(np.searchsorted(curve.num, wanted), first, last))

@@ -40,13 +40,13 @@ def state_layerwise(tensor_of_item: Sequence[int], num_tensors: int) -> Cardinal
     The published rule: ceiling_l = ⌊τ n_l⌋.
     """
     num_items = len(tensor_of_item)
-    x = cp.Variable(num_items, integer=True, name="x")
+    x = cp.Variable(num_items, integer=True, bounds=[0, None], name="x")
     c = cp.Parameter(num_items, nonneg=True, name="score")
     u = cp.Parameter(num_items, nonneg=True, name="size")
     ceiling = cp.Parameter(num_tensors, name="ceiling")
 
     selected = _sum_by(tensor_of_item, num_tensors) @ x
-    problem = cp.Problem(cp.Maximize(c @ x), [x >= 0, x <= u, selected <= ceiling])
+    problem = cp.Problem(cp.Maximize(c @ x), [x <= u, selected <= ceiling])
     return CardinalityStatement(problem, x, c, u, ceiling, floor=None, total=None)
 
 
@@ -56,7 +56,7 @@ def state_global(tensor_of_item: Sequence[int], num_tensors: int) -> Cardinality
     total = ⌊τ n⌋; the density floor and ceiling of every tensor are optional (0 and n_l).
     """
     num_items = len(tensor_of_item)
-    x = cp.Variable(num_items, integer=True, name="x")
+    x = cp.Variable(num_items, integer=True, bounds=[0, None], name="x")
     c = cp.Parameter(num_items, nonneg=True, name="score")
     u = cp.Parameter(num_items, nonneg=True, name="size")
     floor = cp.Parameter(num_tensors, name="floor")
@@ -66,7 +66,7 @@ def state_global(tensor_of_item: Sequence[int], num_tensors: int) -> Cardinality
     selected = _sum_by(tensor_of_item, num_tensors) @ x
     problem = cp.Problem(
         cp.Maximize(c @ x),
-        [x >= 0, x <= u, cp.sum(x) <= total, selected >= floor, selected <= ceiling],
+        [x <= u, cp.sum(x) <= total, selected >= floor, selected <= ceiling],
     )
     return CardinalityStatement(problem, x, c, u, ceiling, floor, total)
 
@@ -114,10 +114,10 @@ def state_budget(
     """
     num_tensors, num_pools = max(tensor_of_choice) + 1, max(pool_of_choice) + 1
     num_choices, num_items = len(tensor_of_choice), len(pool_of_item)
-    x = cp.Variable(num_items, integer=integer_items, name="x")
+    x = cp.Variable(num_items, integer=integer_items, bounds=[0, None], name="x")
     y = cp.Variable(num_choices, boolean=True, name="y")
-    k = cp.Variable(num_choices, integer=True, name="k")
-    unused = cp.Variable(name="unused")
+    k = cp.Variable(num_choices, integer=True, bounds=[0, None], name="k")
+    unused = cp.Variable(bounds=[0, None], name="unused")
     c = cp.Parameter(num_items, name="score")
     u = cp.Parameter(num_items, nonneg=True, name="size")
     b = cp.Parameter(num_choices, name="base")
@@ -138,12 +138,9 @@ def state_budget(
             taken == 1,
             y <= allowed,
             selected == sent,
-            k >= 0,
             k <= cp.multiply(room, y),
-            x >= 0,
             x <= cp.multiply(u, _sum_by(pool_of_item, num_pools).T @ open_pools),
             fixed @ y + per_value @ k + unused == capacity,
-            unused >= 0,
         ],
     )
     return BudgetStatement(problem, x, y, k, c, u, b, allowed, room, fixed, per_value, price, capacity)

@@ -97,9 +97,7 @@ class Scan(ABC):
         """Counts and sums of places by bin, for each of some tensors."""
 
     @abstractmethod
-    def _bin_counts(
-        self, bins: Mapping[int, Integers]
-    ) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
+    def _bin_counts(self, bins: Mapping[int, Integers]) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
         """For each tensor and each of its bins: the count of every place."""
 
     def _settle_negative_zeros(self, segment: Segment, counts: Integers, places: Integers) -> Integers:
@@ -144,9 +142,7 @@ class CpuScan(Scan):
             merged[index] = counts, places
         return merged.items()
 
-    def _bin_counts(
-        self, bins: Mapping[int, Integers]
-    ) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
+    def _bin_counts(self, bins: Mapping[int, Integers]) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
         tasks, rows = [], {}
         for index, part in self._tasks(bins):
             for first in range(0, len(bins[index]), _ROWS):
@@ -218,9 +214,7 @@ class TorchScan(Scan):
                 places += torch.bincount(bins, bits.bitwise_and(0xFFFF).double(), minlength=kernels.NUM_BINS)
             yield index, (counts.cpu().numpy(), places.long().cpu().numpy())
 
-    def _bin_counts(
-        self, bins: Mapping[int, Integers]
-    ) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
+    def _bin_counts(self, bins: Mapping[int, Integers]) -> Iterable[tuple[int, list[NDArray[np.integer]]]]:
         for index, listed in bins.items():
             rows = torch.zeros(len(listed), kernels.NUM_BINS, dtype=torch.int64, device=self.scores.device)
             for bits in self._chunks(index):
