@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fedpurin.build import build, make_method
+from fedpurin.build import build
 from fedpurin.client import Client
-from fedpurin.compose import compose_config, config_groups
-from fedpurin.config import Config
+from fedpurin.compose import config_groups
 from fedpurin.federation import Federation
-from tests.methods.tiny import OVERRIDES, TEST, TRAIN, Tiny
+from tests.methods.tiny import TEST, TRAIN, Tiny, composed
 
 METHODS = config_groups()["method"]
 
@@ -47,15 +45,6 @@ class Halfway(lightning.Callback):
 def tensors_of(client: Client) -> list[Tensor]:
     extra = [value for _, value in sorted(client.extra.items())]
     return [client.vector, *client.buffers.values(), *extra, *([] if client.mask is None else [client.mask])]
-
-
-@cache
-def composed(method: str) -> Config:
-    """Composing costs as much as a run; methods without masks do not need the programs that sparsity studies solve."""
-    config = compose_config([*OVERRIDES, "partition=iid", f"method={method}"])[0]
-    if not make_method(config.method).needs_masks:
-        config = replace(config, callbacks={})
-    return config
 
 
 def make(

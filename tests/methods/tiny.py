@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import fedpurin
+from fedpurin.build import make_method
+from fedpurin.compose import compose_config
+from fedpurin.config import Config
 
 ROUNDS, CLIENTS, EPOCHS, BATCH = 2, 4, 2, 8
 
@@ -59,6 +64,13 @@ OVERRIDES = [
     f"trainer.rounds={ROUNDS}", f"trainer.local_epochs={EPOCHS}", f"trainer.batch_size={BATCH}",
     "trainer.accelerator=cpu", "trainer.threads=1", "callbacks.progress=null", "checkpoint.every=0",
 ]  # fmt: skip
+
+
+@cache
+def composed(method: str) -> Config:
+    """Composing costs as much as a run; methods without masks do not need the programs that sparsity studies solve."""
+    config = compose_config([*OVERRIDES, "partition=iid", f"method={method}"])[0]
+    return config if make_method(config.method).needs_masks else replace(config, callbacks={})
 
 
 def simulate(
