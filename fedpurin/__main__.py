@@ -116,6 +116,9 @@ COMMAND_MODULES = {
     "partition": "fedpurin.data.command",
     "select": "fedpurin.selection.command",
     "resume": "fedpurin.resume",
+    "export": "fedpurin.export",
+    "sweep": "fedpurin.sweep",
+    "sync": "fedpurin.sync",
 }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedpurin.checkpoint import CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.client import Client
 from fedpurin.config import CheckpointConfig, ConfigError
+from fedpurin.export import describe_module
 from fedpurin.federation import Federation
 from fedpurin.interruption import Interrupted, Interruption
 from fedpurin.lock import RunLock
@@ -136,6 +137,7 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     for client in federation.clients.values():
         tensors |= client_tensors(client)
+    module, fixed = describe_module(trainer)
     method, method_tensors = split_tensors(federation.method.state_dict(), "method")
     ledger = federation.exchange.ledger.gather(processes)
     metrics = processes.gather_objects({id: client.metrics for id, client in federation.clients.items()})
@@ -145,13 +147,14 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "device": trainer.vector.device.type,
         "torch": torch.__version__,
         "layout": [[segment.name, list(segment.shape)] for segment in trainer.space.layout],
+        "module": module,
         "method": method,
         "ledger": ledger.state_dict(),
         "metrics": {str(id): values for part in metrics for id, values in part.items()},
         "history": federation.history,
         "lengths": sync_files(appended_files(federation.run_dir)) if processes.rank == 0 else {},
     }
-    return tensors | method_tensors, state
+    return tensors | fixed | method_tensors, state
 
 
 def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -6,9 +6,13 @@ import shutil
 import textwrap
 
 COMMANDS = {
+    "report": "compare finished runs: tables, figures and one page to look at",
     "partition": "show how a partition deals the samples to clients; nothing is trained",
     "select": "solve one critical-parameter program and print its certificate",
     "resume": "continue a run from its newest checkpoint, with the same bits",
+    "export": "write one client's personalised model (safetensors, Lightning)",
+    "sweep": "what has become of a sweep's runs; a W&B sweep file as overrides",
+    "sync": "upload runs to W&B that were recorded offline or in part",
 }
 
 EXAMPLES = """\

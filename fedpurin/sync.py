@@ -1,0 +1,97 @@
+"""`fedpurin sync RUN_DIR ...`: upload what W&B has not got yet, from a machine that has a network and a login.
+
+Two ways, and a run keeps to the one it took first. Where W&B's own offline files hold every round, they are uploaded
+whole, with system metrics and console (`wandb sync`). Otherwise, and for a run that still goes on, the run folder's
+files are replayed from the round that W&B has reached. Does not own: what is logged for a round (wandb_run.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpurin.config import ConfigError
+from fedpurin.lock import is_locked
+from fedpurin.resume import read_config
+from fedpurin.wandb_run import (
+    IDENTITY,
+    choose_mode,
+    has_login,
+    identity,
+    open_run,
+    payloads,
+    recorded_rounds,
+    replay,
+    wandb_folders,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`fedpurin sync RUN_DIR ...`."""
+    parser = argparse.ArgumentParser(
+        prog="fedpurin sync",
+        description="Upload runs to W&B that were recorded without a network, without W&B, or only in part.\n"
+        "May be repeated, also while a run goes on: what W&B has is not sent again.",
+        epilog="Examples:\n  fedpurin sync outputs/2026-05-04/10-15-00\n  fedpurin sync multirun/tau/*/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="run folders (hydra.run.dir)")
+    parser.add_argument("--project", default=None, help="W&B project; default: the run's own, else fedpurin")
+    parser.add_argument("--entity", default=None, help="W&B entity; default: the run's own, else yours")
+    given = parser.parse_args(list(arguments))
+    for run_dir in given.run_dirs:
+        read_config(run_dir)  # names a folder that is none, before anything is sent
+    if not has_login():
+        raise ConfigError("there is no W&B login: run `wandb login`, or set WANDB_API_KEY")
+    if choose_mode("online") != "online":
+        print("fedpurin: the W&B server cannot be reached from here", file=sys.stderr)
+        return 1
+    return max(sync(run_dir, given.project, given.entity) for run_dir in given.run_dirs)
+
+
+def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
+    """Upload one run; 0 when W&B has all of it."""
+    chosen = identity(run_dir)
+    way = chosen.get("uploaded") or ("replay" if is_locked(run_dir) or not is_recorded(run_dir) else "files")
+    (run_dir / IDENTITY).write_text(json.dumps(chosen | {"uploaded": way}) + "\n")
+    options = read_config(run_dir).logger.get("wandb") or {}
+    project, entity = project or options.get("project") or "fedpurin", entity or options.get("entity")
+    return upload_files(run_dir, project, entity) if way == "files" else upload_rounds(run_dir, project, entity)
+
+
+def is_recorded(run_dir: Path) -> bool:
+    """Whether W&B's offline files hold every round of the run."""
+    rounds = {payload["round"] for payload in payloads(run_dir)}
+    return bool(rounds) and rounds <= recorded_rounds(run_dir)
+
+
+def upload_files(run_dir: Path, project: str, entity: str | None) -> int:
+    """Hand the offline folders to `wandb sync`, which takes those of one run in order and skips what it has sent."""
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--project", project]
+    command += ["--entity", entity] if entity else []
+    done = subprocess.run([*command, *map(str, wandb_folders(run_dir))])
+    return done.returncode
+
+
+def upload_rounds(run_dir: Path, project: str, entity: str | None) -> int:
+    """Replay the rounds that the server does not have."""
+    import wandb
+
+    try:
+        run = open_run(read_config(run_dir), run_dir, mode="online", project=project, entity=entity)
+    except wandb.errors.Error as error:
+        print(f"fedpurin: {run_dir}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+        return 1
+    count = replay(run, run_dir, range(run.step))
+    summary = run_dir / "summary.json"
+    if summary.exists():
+        run.summary.update(
+            {name: value for name, value in json.loads(summary.read_text()).items() if value is not None}
+        )
+    run.finish()
+    print(f"{run_dir}: {count} rounds uploaded")
+    return 0
