@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 
-from fedpurin.client import Client, LocalTrainer
+from fedpurin.client import Client, Diverged, LocalTrainer
 from fedpurin.config import ProgramConfig, ScoresConfig
 from fedpurin.exchange.costs import VALUE_BYTES, upload_overhead_bytes
 from fedpurin.federation import Federation
@@ -57,6 +57,8 @@ class MaskSelection(lightning.Callback):
         assert self.scores is not None, "on_run_start sets them"
         direction = trainer.gradient if self.scores.source == "gradient" else fitted - client.vector[:shared]
         scores = perturbation_scores(fitted, direction, self.scores)
+        if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
+            raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")
         if self._worker is None:
             self._keep(client, self._selector.solve(scores))
         else:

@@ -30,6 +30,10 @@ from fedpurin.space import ParameterSpace, Segment
 ACCURACY_NAMES = ("accuracy", "acc", "val_accuracy", "val_acc", "val/accuracy", "val/acc", "valid_accuracy")
 
 
+class Diverged(ArithmeticError):
+    """Something of the fit is not finite; a callback raises it from `on_fit_end` to have the client left out."""
+
+
 @dataclass
 class Client:
     """What one client keeps from round to round. Only its owner rank holds it.
@@ -148,8 +152,11 @@ class LocalTrainer:
         if diverged is None and vector is not None:
             vector.copy_(self.vector)
         elif diverged is None:
-            self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
-            self.keep(client)
+            try:
+                self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
+                self.keep(client)
+            except Diverged as error:
+                diverged = str(error)
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
 
     def keep(self, client: Client) -> None:

@@ -36,3 +36,17 @@ class Diverging(NoOptimizer):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Steep(NoOptimizer):
+    """Its gradients exceed float16, its steps are tiny."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return 1e8 * super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-12)
