@@ -2,7 +2,7 @@
 
     python -m benchmarks.report [--runs 100] [--rounds 200] [--clients 20]
 
-Makes synthetic run folders (six methods, FedPURIN over τ and β, three seeds) in a temporary folder, runs `fedpurin report` on
+Makes synthetic run folders (six methods, FedPURIN over τ and β, three seeds) in a temporary folder, runs the report on
 them in a process of its own, and prints its wall-clock seconds, peak resident memory and the size of the page.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -12,13 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
 from fedpurin.report.figure import Axis, Bars, Box, Figure, Grid, Level, Line, Mark, Panel, Points
 from fedpurin.report.style import LIGHT, Style
 
 PANEL_INCHES = (4.0, 2.9)
 SINGLE_INCHES = (7.2, 3.8)
+TITLE_CHARACTERS = 38  # as many as fit over a panel
 HATCHES = {"dash": "////", "dot": "....", "dashdot": "xxxx"}
 DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2))}
 MARKERS = {
@@ -39,8 +41,9 @@ def draw_files(figure: Figure, *, dpi: int = 160) -> tuple[bytes, bytes]:
     with matplotlib.rc_context(SETTINGS):
         canvas = _draw(figure)
         png, svg = io.BytesIO(), io.BytesIO()
-        canvas.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": "fedpurin report"})
+        canvas.set_layout_engine("none")  # keeps the places just found: finding them takes longer than drawing
+        canvas.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
     return png.getvalue(), svg.getvalue()
 
 
@@ -69,7 +72,7 @@ def _legend_columns(entries: list[Any], width: float) -> int:
 
 
 def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
-    axis.set_title(panel.title, loc="left")
+    axis.set_title(textwrap.fill(panel.title, TITLE_CHARACTERS), loc="left")
     _scale(axis, "x", panel.x)
     _scale(axis, "y", panel.y)
     stacked: dict[str, Any] = {}
@@ -81,7 +84,6 @@ def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
         axis.grid(visible=False, axis="y")
     if panel.x.hidden:
         axis.set_axis_off()
-        axis.set_title(panel.title, loc="left")
 
 
 def _scale(axis: Axes, which: str, spec: Axis) -> None:
@@ -100,13 +102,17 @@ def _scale(axis: Axes, which: str, spec: Axis) -> None:
     elif spec.low is not None or spec.high is not None:
         getattr(axis, f"set_{which}lim")(spec.low, spec.high)
     if spec.kind == "share":
-        ticks.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        ticks.set_major_formatter(FuncFormatter(_percent))
     elif spec.kind == "bytes":
         ticks.set_major_formatter(EngFormatter(unit="B", sep=" "))
-    elif spec.kind == "seconds" and spec.log:
-        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif spec.kind in ("seconds", "number") and not spec.categories:
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     elif spec.kind == "count" and not spec.log and not spec.categories:
-        ticks.set_major_locator(MaxNLocator(integer=True))
+        ticks.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{100 * value:.6g}%"
 
 
 def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: dict[str, Any]) -> None:
@@ -182,7 +188,7 @@ def _draw_grid(mark: Grid, axis: Axes, canvas: Canvas, panel: Panel) -> None:
         return
     bar = canvas.colorbar(image, ax=axis, label=mark.label, shrink=0.9)
     if mark.kind == "share":
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(_percent))
 
 
 def _handle(label: str, style: Style, area: bool) -> Patch | Line2D:

@@ -137,8 +137,8 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
             edge = np.concatenate([mark.low[known], mark.high[known][::-1]])
             band = {
                 "type": "scatter", "name": mark.label, "x": _numbers(mark.x[around]), "y": _numbers(edge),
-                "mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": f"{colour}/{_band_opacity(panel)}",
-                "hoverinfo": "skip",
+                "mode": "lines", "line": {"width": 0}, "fill": "toself",
+                "fillcolor": f"{colour}/{_band_opacity(panel)}", "hoverinfo": "skip",
             }  # fmt: skip
             traces.insert(0, band)
     if len(mark.notes):
@@ -202,7 +202,8 @@ def _box(mark: Box, panel: Panel) -> dict[str, Any]:
         "type": "box", "orientation": "h", "name": mark.label, "x": _numbers(mark.values),
         "y0": mark.position, "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "width": 0.6, "hoveron": "points",
         "marker": {"color": f"§{mark.style.colour}/55", "size": 4},
-        "line": {"color": f"§{mark.style.colour}", "width": 1.5}, "fillcolor": f"§{mark.style.colour}/10", "text": notes,
+        "line": {"color": f"§{mark.style.colour}", "width": 1.5},
+        "fillcolor": f"§{mark.style.colour}/10", "text": notes,
         "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
     }  # fmt: skip
 

@@ -51,6 +51,11 @@
       hoverlabel: { align: "left", bgcolor: theme.paper, bordercolor: theme.muted, font: { color: theme.ink } },
     };
   }
+  // On a phone long names of categories would leave no room for the figure: break them into lines.
+  function broken(axis) {
+    const text = axis.ticktext.map((name) => (name.length > 12 ? name.replace(/_/g, "_<br>").replace(/ /, "<br>") : name));
+    return { ...axis, ticktext: text, tickfont: { size: 10 } };
+  }
   const config = { displayModeBar: false, responsive: true, scrollZoom: false };
 
   async function draw(key) {
@@ -63,6 +68,7 @@
     for (const [index, panel] of figures[key].entries()) {
       const { data, layout } = themed({ data: panel.data, layout: panel.layout }, theme);
       for (const trace of data) trace.visible = !hidden.has(trace.name);
+      if (plots[index].clientWidth < 480 && layout.yaxis.ticktext) layout.yaxis = broken(layout.yaxis);
       layout.shapes = layout.shapes.filter((shape) => !hidden.has(shape.name));
       await Plotly.react(plots[index], data, fill(layout, theme, panel.height), config);
     }

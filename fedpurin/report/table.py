@@ -90,7 +90,7 @@ class Table:
         return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
 
     def _html_cell(self, column: int, cell: Cell) -> str:
-        text = html.escape(cell.text)
+        text = html.escape(cell.text).replace("_", "_<wbr>")
         text = f"<strong>{text}</strong>" if cell.is_best else text
         if column == 0:
             return f"<th scope='row'>{text}</th>"

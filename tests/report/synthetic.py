@@ -109,7 +109,8 @@ def _row(spec: Spec, number: int, client: int, skill: float, draw: Any, tau: flo
     if sparse:
         row |= {
             "accuracy/sparse": accuracy - 0.03, "mask/density": density, "mask/null": 0.1, "program/status": "optimal",
-            "program/gap": 0.0, "program/core": int(draw.integers(5, 40)), "program/seconds": float(draw.gamma(4, 0.01)),
+            "program/gap": 0.0, "program/core": int(draw.integers(5, 40)),
+            "program/seconds": float(draw.gamma(4, 0.01)),
         }  # fmt: skip
     return row
 

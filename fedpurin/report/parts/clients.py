@@ -125,7 +125,7 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
         Figure(
             "gains",
             "Who gained and who lost against training alone",
-            "Each client's final accuracy minus its own under `local`, same seed, sorted within each method. "
+            "Each client's final accuracy minus its own under local, same seed, sorted within each method. "
             "Where a line crosses zero, that share of the clients would have done better alone.",
             panels[:MAX_PANELS],
             Numbers(("setting", "label", "seed", "client", "gain"), curves),
