@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+USAGE = """fedpurin partition [--out FILE] [overrides]
+Shows how a partition deals the samples to clients, as a table and a figure (default: partition.png); trains nothing.
+  fedpurin partition data=fashion_mnist partition.num_clients=20 partition.alpha=0.1 --out deal.svg"""
 DEFAULT_FIGURE = Path("partition.png")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 _SHOWN_CLASSES = 5  # the most frequent classes that a row names when a column each would not fit
@@ -38,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     from fedpurin.compose import compose_config
 
     overrides, out = list(arguments), DEFAULT_FIGURE
+    if {"-h", "--help"} & set(overrides):
+        print(USAGE)
+        return 0
     if "--out" in overrides:
         position = overrides.index("--out")
         if position + 1 == len(overrides):
