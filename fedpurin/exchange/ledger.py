@@ -136,9 +136,10 @@ class Ledger:
                 self._cumulative_baselines[int(key)] = Counter(row)
 
     def _round(self, round: int) -> dict[int, Counter[Entry]]:
-        if round not in self._rounds and round not in self._baselines:
-            kept = ", ".join(map(str, sorted(self._rounds))) or "none"
-            raise ValueError(f"round {round} is not kept one by one; kept: {kept}")
+        """The round's accounts; empty where nobody of this rank sent anything."""
+        kept = sorted(self._rounds.keys() | self._baselines.keys())
+        if kept and round < kept[0]:
+            raise ValueError(f"round {round} is not kept one by one; kept: {', '.join(map(str, kept))}")
         return self._rounds.get(round, {})
 
 
