@@ -1,0 +1,134 @@
+"""How fast the exchange is, against what the same machine does with dense tensors; one run, so that ratios compare.
+
+    python benchmarks/exchange.py [--clients 20] [--parameters 11000000] [--density 0.5] [--threads 2] [--rounds 5]
+
+Prints, for `direct` and `on_demand` and both ways to normalise: seconds of one full exchange and aggregation on one
+process (masks, overlap, collaborators, values, sums, merge; every message encoded, checked and decoded) over
+seconds of the same sums as one dense matrix product, collaboration matrix × stacked masked vectors. And encode's and
+decode's bytes a second, read and written, over those of a copy. Medians over the rounds; the first is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from fedpurin.aggregation import collaborators, overlap_matrix
+from fedpurin.config import ExchangeConfig
+from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange.header import Kind
+from fedpurin.exchange.message import Message, decode, encode
+from fedpurin.space import Layout, pack_mask, unpack_mask
+
+BETA = 100
+
+
+def make_masks(layout: Layout, clients: int, density: float) -> dict[int, Tensor]:
+    """Random masks that have half of their positions in common more than by chance."""
+    parameters, common = layout.parameter_mask(), torch.rand(layout.length)
+    masks = {}
+    for client in range(clients):
+        own = torch.where(torch.rand(layout.length) < 0.5, common, torch.rand(layout.length))
+        masks[client] = pack_mask((own < density) & parameters)
+    return masks
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def benchmark_rounds(layout: Layout, clients: int, density: float, rounds: int) -> Iterator[str]:
+    masks = make_masks(layout, clients, density)
+    vectors = {client: torch.randn(layout.length) for client in range(clients)}
+    ids = list(range(clients))
+    groups = collaborators(overlap_matrix(list(masks.values()), "dice"), ids, 0, BETA)
+    matrix = torch.zeros(clients, clients)
+    for client, members in groups.items():
+        matrix[client, list(members)] = 1.0
+    stacked = torch.stack([vectors[client] * unpack_mask(masks[client]) for client in ids])
+    pairs = sum(map(len, groups.values())) - clients
+    yield f"{clients} clients x {layout.size:,} parameters, density {density}, {pairs} pairs collaborate"
+
+    def exchange_round(mode: str, normalise: str) -> None:
+        exchange = Exchange(ExchangeConfig(mode=mode), layout, Processes(), Ledger())  # type: ignore[arg-type]
+        exchange.begin_round(0, ids)
+        shared = exchange.share_masks(masks)
+        found = collaborators(overlap_matrix([shared[client] for client in ids], "dice"), ids, 0, BETA)
+        exchange.combine(vectors, shared, found, normalise=normalise)  # type: ignore[arg-type]
+
+    cases = list(product(("direct", "on_demand"), ("collaborators", "contributors")))
+    dense: list[float] = []
+    sparse: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+    for _ in range(rounds + 1):
+        dense.append(seconds_of(lambda: matrix @ stacked))
+        for mode, normalise in cases:
+            sparse[mode, normalise].append(seconds_of(lambda mode=mode, how=normalise: exchange_round(mode, how)))
+    base = statistics.median(dense[1:])
+    yield f"dense matrix product                {base:.3f} s"
+    for (mode, normalise), taken in sparse.items():
+        median = statistics.median(taken[1:])
+        yield f"exchange {mode:>9}, {normalise:<13}  {median:.3f} s = {median / base:.2f} x the product"
+
+
+def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str]:
+    mask = make_masks(layout, 1, density)[0]
+    bits = unpack_mask(mask)
+    vector = torch.randn(layout.length)
+    target = torch.empty_like(vector)
+    from fedpurin.exchange.bits import compress, expand_into
+
+    def encode_vector() -> Tensor:
+        return encode(Message(Kind.UPDATE, 0, 0, mask, compress(vector, mask)), layout)
+
+    message = encode_vector()
+
+    def decode_vector() -> None:
+        received = decode(message, layout)
+        assert received.mask is not None
+        assert received.values is not None
+        expand_into(target, received.mask, received.values)
+
+    moved = {
+        "copy": 2 * vector.nbytes,
+        "encode": vector.nbytes + mask.nbytes + message.nbytes,
+        "decode": vector.nbytes + mask.nbytes + message.nbytes,
+    }
+    work = {"copy": lambda: target.copy_(vector), "encode": encode_vector, "decode": decode_vector}
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(4 * rounds + 1):
+        for name, function in work.items():
+            taken[name].append(seconds_of(function))
+    speed = {name: moved[name] / statistics.median(taken[name][1:]) for name in work}
+    assert torch.equal(target[bits], vector[bits])
+    yield f"copy {speed['copy'] / 1e9:.1f} GB/s (read and written)"
+    for name in ("encode", "decode"):
+        yield f"{name} {speed[name] / 1e9:.1f} GB/s = {speed[name] / speed['copy']:.0%} of a copy"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--parameters", type=int, default=11_000_000)
+    parser.add_argument("--density", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    layout = Layout.from_sizes([arguments.parameters // 20] * 20)
+    for line in benchmark_codec(layout, arguments.density, arguments.rounds):
+        print(line, flush=True)
+    for line in benchmark_rounds(layout, arguments.clients, arguments.density, arguments.rounds):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
