@@ -1,4 +1,4 @@
-"""A client that learns from a teacher of its own architecture: pFedSD (Jin et al., IEEE TPDS 2022, eq. 6 and 7).
+"""A client that learns from a teacher of its own architecture: pFedSD (Jin et al., IEEE TPDS 2022).
 
 Owns the term λτ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch (Hinton et al., 2015). Does not own:
 the loss it is added to (the class it is mixed into), who teaches (the method).

@@ -1,6 +1,6 @@
-"""A client with a generic and a personal head on one body: FedRoD (Chen & Chao, ICLR 2022, Algorithm 1).
+"""A client with a generic and a personal head on one body: FedRoD (Chen & Chao, ICLR 2022, arXiv 2107.00778).
 
-Owns: the personal head; the balanced softmax loss of the generic one (eq. 4 and 5, Ren et al., 2020), which also trains
+Owns: the personal head; the balanced softmax loss (Ren et al., NeurIPS 2020) of the generic one, which also trains
 the body; the cross-entropy of both heads' sum, which trains the personal one alone; and that sum as the prediction.
 Does not own: the body and the generic head (the class it is mixed into), what is shared (the method).
 """
@@ -58,7 +58,8 @@ class TwoHeaded(LightningModule):
     def _at_generic_head(self, head: nn.Module, inputs: tuple[Tensor, ...], generic: Tensor) -> Tensor:
         """In training the generic logits and the prior; in evaluation the sum of both heads."""
         if not self.training:
-            return generic + self.personal_head(inputs[0])
+            both: Tensor = generic + self.personal_head(inputs[0])
+            return both
         self._seen = inputs[0], generic
         return generic if self._log_prior is None else generic + self._prior_of(generic.shape[1])
 

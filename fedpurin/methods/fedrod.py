@@ -1,4 +1,4 @@
-"""FedRoD (Chen & Chao, ICLR 2022, Algorithm 1): a generic model under a balanced loss, a personal head on its body.
+"""FedRoD (Chen & Chao, ICLR 2022, arXiv 2107.00778): a generic model under a balanced loss, a personal head upon it.
 
 Shares and sends body θ and generic head ψ, dense; keeps the personal head φ_i. With logits g = h(f(x; θ); ψ),
 p = h(f(x; θ); φ_i) and a client's class counts N_c:

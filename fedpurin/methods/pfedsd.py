@@ -1,4 +1,4 @@
-"""pFedSD (Jin et al., IEEE TPDS 2022, Algorithm 1): the client's previous model teaches the global one it received.
+"""pFedSD (Jin et al., IEEE TPDS 2022): the previous model of a client teaches the global one that it received.
 
 Shares and sends every trainable parameter, dense; keeps its model as it was after its last fit, the teacher v_i.
     w_i ← SGD from wᵗ on F_i(w) + λτ² KL(softmax(z(v_i)/τ) ‖ softmax(z(w)/τ))        z: logits
@@ -28,7 +28,7 @@ class PFedSD(FedAvg):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
     """τ, which softens both predictions."""
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """λ, the weight of the distillation."""
+    """λ, the weight of the distillation; it and τ are the paper's."""
     weighting: Literal["samples", "uniform"] = "uniform"
 
     def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:

@@ -39,7 +39,8 @@ def accuracies(run_dir: Path, method: str, seed: int) -> tuple[float, float]:
     masks = [] if composed(method).callbacks else ["callbacks.mask_selection=null", "callbacks.mask_statistics=null"]
     result = fedpurin.simulate(
         [
-            f"method={method}", f"seed={seed}", "partition=dirichlet", "partition.alpha=0.3", f"trainer.rounds={ROUNDS}",
+            f"method={method}", f"seed={seed}", "partition=dirichlet", "partition.alpha=0.3",
+            f"trainer.rounds={ROUNDS}",
             "trainer.local_epochs=2", f"trainer.evaluate_every={ROUNDS}", "trainer.accelerator=cpu",
             "trainer.threads=1", "callbacks.progress=null", "checkpoint.every=0", *masks,
         ],
