@@ -17,7 +17,7 @@ from fedpurin.report.table import format_bytes
 
 SHARE_OF_BUBBLE = 22.0  # pixels of the largest
 TICKS: dict[Kind, dict[str, Any]] = {
-    "number": {},
+    "number": {"exponentformat": "power"},
     "count": {"tickformat": ",d"},
     "share": {"tickformat": ".0%"},
     "bytes": {"tickformat": "~s", "ticksuffix": "B"},
@@ -26,6 +26,7 @@ TICKS: dict[Kind, dict[str, Any]] = {
 HOVER: dict[Kind, str] = {
     "number": "{%s:.5~g}", "count": "{%s:,}", "share": "{%s:.2%%}", "bytes": "{%s:,.0f} B", "seconds": "{%s:.4~g} s",
 }  # fmt: skip
+MAX_UNIT_TICKS = 10
 HEIGHT = 300  # pixels of a usual panel
 
 
@@ -65,13 +66,21 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
             "range": ends,
             "showgrid": False,
         }
-    elif (axis.low is not None or axis.high is not None) and not axis.log:
-        layout["range"] = [axis.low, axis.high]
+    elif not axis.log:
+        if axis.kind == "count" and _span(panel, which) <= MAX_UNIT_TICKS:
+            layout["dtick"] = 1  # left alone, plotly.js puts ticks between whole numbers
+        if axis.low is not None or axis.high is not None:
+            layout["range"] = [axis.low, axis.high]
     if panel.square and which == "y":
         layout |= {"scaleanchor": "x", "constrain": "domain"}
     if panel.square and which == "x":
         layout["constrain"] = "domain"
     return layout
+
+
+def _span(panel: Panel, which: str) -> float:
+    values = np.concatenate([getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)] or [[]])
+    return float(np.nanmax(values) - np.nanmin(values)) if np.isfinite(values).any() else math.inf
 
 
 def _log_ticks(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:

@@ -212,6 +212,9 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
         notes.append("clients.csv is missing: nothing about single clients")
         return empty, {}, {}
     known = np.isin(rows["round"], rounds) & np.isfinite(rows["client"])
+    if not known.any():
+        notes.append("clients.csv holds no row of a whole round: nothing about single clients")
+        return empty, {}, {}
     rows = {name: values[known] for name, values in rows.items()}
     ids, inverse = np.unique(rows["client"], return_inverse=True)
     position = np.searchsorted(rounds, rows["round"])
@@ -243,7 +246,7 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
 
 def _read_columns(path: Path, names: tuple[str, ...], notes: list[str]) -> dict[str, Array]:
     """Numeric columns of a CSV file; NaN for empty cells and absent columns. A cut last row is left out."""
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="replace") as file:
         text = file.read()
     lines = text.splitlines()
     if text and not text.endswith("\n"):

@@ -23,6 +23,7 @@ SOLVER: tuple[tuple[str, str, Kind], ...] = (
     ("clients/mean/program/core", "Core: variables left to the solver", "count"),
     ("clients/mean/program/seconds", "Seconds a solve", "seconds"),
 )
+MAX_SETTINGS = 3
 TIME = ("network/round_seconds", "network/seconds", "clients/max/network/seconds")
 
 
@@ -38,24 +39,25 @@ def section(comparison: Comparison) -> Section:
 
 
 def solver(comparison: Comparison) -> list[Figure]:
-    """Gap, core size and seconds over rounds."""
+    """Gap, core size and seconds over rounds, a row of panels for each setting."""
     rows: list[list[Any]] = []
     panels = []
-    for name, title, kind in SOLVER:
-        marks: list[Mark] = []
-        for group in comparison.groups:
-            if group.uses_masks and group.has(name):
-                curve = group.curve(name)
-                band = (curve.low, curve.high) if name != "program/gap" else (None, None)
-                marks.append(Line(group.full_label, curve.rounds + 1, curve.mean, group.style, *band))
-                rows += [
-                    [*label_columns(group), name.removeprefix("clients/mean/"), int(number) + 1, mean, std]
-                    for number, mean, std in zip(curve.rounds, curve.mean, curve.std, strict=True)
-                ]
-        if marks:
-            highest = max(float(np.nanmax(mark.y)) for mark in marks if isinstance(mark, Line))
-            top = 1.1 * highest if highest > 0 else 1e-4  # all proved optimal: a flat line at the bottom
-            panels.append(Panel(ROUND, Axis(title, kind, low=0.0, high=top), quiet_first(marks)))
+    for setting, groups in comparison.by_setting.items():
+        for name, title, kind in SOLVER:
+            marks: list[Mark] = []
+            for group in groups:
+                if group.uses_masks and group.has(name):
+                    curve = group.curve(name)
+                    band = (None, None) if name == "program/gap" else (curve.low, curve.high)
+                    marks.append(Line(group.label, curve.rounds + 1, curve.mean, group.style, *band))
+                    rows += [
+                        [*label_columns(group), name.removeprefix("clients/mean/"), int(number) + 1, mean, std]
+                        for number, mean, std in zip(curve.rounds, curve.mean, curve.std, strict=True)
+                    ]
+            if marks:
+                highest = max(float(np.nanmax(mark.y)) for mark in marks if isinstance(mark, Line))
+                top = 1.1 * highest if highest > 0 else 1e-4  # all proved optimal: a flat line at the bottom
+                panels.append(Panel(ROUND, Axis(title, kind, low=0.0, high=top), quiet_first(marks), setting))
     if not panels:
         return []
     return [
@@ -64,7 +66,7 @@ def solver(comparison: Comparison) -> list[Figure]:
             "What the solver did",
             "The worst certified gap of a round's clients; variables that reduction left to the solver and seconds a "
             "solve, mean over clients. Means over seeds.",
-            panels,
+            panels[: MAX_SETTINGS * len(SOLVER)],
             Numbers(("setting", "label", "figure", "round", "mean", "std"), rows),
         )
     ]

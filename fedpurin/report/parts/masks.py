@@ -21,6 +21,7 @@ from fedpurin.report.table import Numbers
 MAX_RUNS = 4
 MAX_CHOSEN = 4
 MAX_GRAPH_CLIENTS = 64
+MAX_SETTINGS = 3
 
 
 def section(comparison: Comparison) -> Section:
@@ -40,31 +41,32 @@ def section(comparison: Comparison) -> Section:
 
 
 def movement(groups: list[Group]) -> Figure:
-    """Density and moved share over rounds, all tensors together."""
+    """Density and moved share over rounds, all tensors together; a row of panels for each setting."""
     rows: list[list[Any]] = []
-    density: list[Mark] = []
-    moved: list[Mark] = []
-    for group in groups:
-        curve = group.curve("mask/density")
-        density.append(Line(group.full_label, curve.rounds + 1, curve.mean, group.style, curve.low, curve.high))
-        rows += [
-            [*label_columns(group), "density", int(r) + 1, value]
-            for r, value in zip(curve.rounds, curve.mean, strict=True)
+    panels = []
+    for setting in dict.fromkeys(group.setting for group in groups):
+        density: list[Mark] = []
+        moved: list[Mark] = []
+        for group in (group for group in groups if group.setting == setting):
+            curve = group.curve("mask/density")
+            density.append(Line(group.label, curve.rounds + 1, curve.mean, group.style, curve.low, curve.high))
+            rounds, mean = _mean_moved([run.masks for run in group.runs if run.masks])
+            moved.append(Line(group.label, rounds + 1, mean, group.style))
+            for name, numbers, values in (("density", curve.rounds, curve.mean), ("moved", rounds, mean)):
+                rows += [
+                    [*label_columns(group), name, int(number) + 1, value]
+                    for number, value in zip(numbers, values, strict=True)
+                ]
+        panels += [
+            Panel(ROUND, Axis("Mask density", "share"), quiet_first(density), setting),
+            Panel(ROUND, Axis("Moved since the previous mask", "share"), quiet_first(moved), setting),
         ]
-        runs = [(run, run.masks) for run in group.runs if run.masks]
-        if runs:
-            rounds, mean = _mean_moved([masks for _, masks in runs])
-            moved.append(Line(group.full_label, rounds + 1, mean, group.style))
-            rows += [[*label_columns(group), "moved", int(r) + 1, value] for r, value in zip(rounds, mean, strict=True)]
     return Figure(
         "mask_movement",
         "How dense masks are, and how they move",
         "Left: share of the shared parameters that is critical. Right: 1 − |m ∧ m′| / |m ∨ m′| between a client's mask "
         "and its previous one, mean over clients: 0 is the same mask, 1 is no parameter in common.",
-        [
-            Panel(ROUND, Axis("Mask density", "share"), quiet_first(density)),
-            Panel(ROUND, Axis("Moved since the previous mask", "share"), quiet_first(moved)),
-        ],
+        panels[: 2 * MAX_SETTINGS],
         Numbers(("setting", "label", "figure", "round", "value"), rows),
         columns=2,
     )
@@ -152,11 +154,9 @@ def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
         x, y = (np.array([turn(angle[id]) for id in round.ids]) for turn in (math.cos, math.sin))
         notes = [f"client {id}<br>" + _partners(round.collaborators[id], id) for id in round.ids]
         nodes = Points("", x, y, Style("c0", quiet=False), names=[str(id) for id in round.ids], notes=notes)
-        marks: list[Mark] = [
-            Line("one-sided", *_segments(one, angle), Style("c4", "dot")),
-            Line("mutual", *_segments(both, angle), Style("c2")),
-            nodes,
-        ]
+        kinds = (("one-sided", one, Style("c4", "dot")), ("mutual", both, Style("c2")))
+        marks: list[Mark] = [Line(name, *_segments(edges, angle), style) for name, edges, style in kinds if edges]
+        marks.append(nodes)
         title = f"Round {round.round + 1}: {len(both)} mutual, {len(one)} one-sided"
         panels.append(Panel(frame, frame, marks, title, square=True, rows=0.9))
     rows = [

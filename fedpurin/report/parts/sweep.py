@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpurin.report.comparison import (
+    SETTING,
     Comparison,
     Group,
     Spread,
@@ -54,7 +55,7 @@ def section(comparison: Comparison) -> Section:
         "sweep",
         f"Against {short_name(x)}",
         f"Final figures against {x}, mean over seeds.{hint}",
-        [by_option(comparison, x), *trade_off(comparison, x)],
+        [by_option(comparison, x), *([] if x.startswith(SETTING) else trade_off(comparison, x))],
     )
 
 
@@ -103,7 +104,7 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
             cost, gain = [group.spread(measure) for group in groups], [group.spread(final_accuracy) for group in groups]
             notes = [describe_option(x, _value(group, x)) for group in groups]
             rows += [[name, label, note, c.mean, g.mean] for note, c, g in zip(notes, cost, gain, strict=True)]
-            if sum(math.isfinite(spread.mean) for spread in cost) > 1:
+            if sum(spread.mean > 0 for spread in cost) > 1:
                 marks.append(_line(label, [spread.mean for spread in cost], gain, styles[label], notes))
         marks += [
             reference(group, spread.mean)
