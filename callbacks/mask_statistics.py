@@ -147,7 +147,7 @@ def _count(words: NDArray[np.uint64], starts: NDArray[np.intp]) -> Shares:
 
 
 def _overlap_kind(federation: Federation) -> Any:
-    return getattr(federation.method, "overlap", "dice")
+    return getattr(federation.method, "overlap", "published")  # FedCAC knows the published one only
 
 
 def _rounded(value: float) -> float | None:
