@@ -1,8 +1,8 @@
 """The program `budget`: an exact cap on the bytes of an upload. METHOD.md, "Programs".
 
-Owns the search: price a byte, find a good start, close what the price rules out, let the solver settle the rest, and
-look closer where its answer lies, until the certified gap is small enough. The upper bound is the smaller of the Lagrangian's
-and the solver's, each over curves that lie nowhere below the true ones.
+Owns the search: price a byte, find a good start, close what the price rules out, let the solver settle the rest,
+and look closer where its answer lies, until the certified gap is small enough. The upper bound is the smaller of the
+Lagrangian's and the solver's, each over curves that lie nowhere below the true ones.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.exchange.costs import Encoding, EncodingCost, dense_bytes, encoding_costs

@@ -123,7 +123,8 @@ def _power_of_two(count: int) -> int:
 def _fill(statement: BudgetStatement, instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) -> float:
     """Set the parameters; returns the scale between the instance's objective and the solver's."""
     prices = instance.prices
-    assert prices is not None and instance.capacity is not None
+    assert prices is not None
+    assert instance.capacity is not None
     price, num_tensors = prices.response.price, len(instance.curves)
     best = np.maximum.reduceat(prices.response.gain, prices.lagrangian.first)
     scale = _GAP_SCALE / max(prices.slack, RESOLUTION * prices.bound) if prices.bound > 0 else 1.0
@@ -182,7 +183,7 @@ def solve_unreduced(
     """
     sizes = [segment.size for segment in scan.layout]
     listed = [(tensor, cost) for tensor, row in enumerate(costs) for cost in row]
-    tensor_of_choice = [tensor for tensor, _ in listed]
+    tensor_of_choice = np.array([tensor for tensor, _ in listed])
     statement = state_budget(
         tensor_of_choice, tensor_of_choice, np.repeat(np.arange(len(sizes)), sizes), integer_items=True
     )

@@ -43,7 +43,7 @@ def smallest_somewhere(costs: Sequence[EncodingCost], most: int) -> list[int]:
             if one.per_value > other.per_value:  # lines cross here; which is smaller changes nowhere else
                 crossing = (other.fixed - one.fixed) // (one.per_value - other.per_value)
                 counts.update(count for count in range(crossing - 1, crossing + 3) if 0 <= count <= most)
-    best = {min(range(len(costs)), key=lambda position: costs[position].size(count)) for count in counts}  # noqa: B023
+    best = {min(range(len(costs)), key=lambda position: costs[position].size(count)) for count in counts}
     return sorted(best)
 
 

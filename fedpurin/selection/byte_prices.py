@@ -4,9 +4,9 @@ With a price λ on each byte, no mask that fits the budget has an objective abov
 
     L(λ) = λ · capacity + Σ_l max over encodings e of { max_k V_l(k) − λ (fixed_e + per_value_e · k) }.
 
-For a given λ the inner maximum needs no search: the scores above λ · per_value_e are worth their bytes. L is convex, and the
-bytes that its maximiser uses fall as λ rises, so the best λ is found by bisection. What remains between L and the best mask
-comes from the encodings' fixed charges, and is what the solver has to settle.
+For a given λ the inner maximum needs no search: the scores above λ · per_value_e are worth their bytes. L is convex,
+and the bytes that its maximiser uses fall as λ rises, so the best λ is found by bisection. What remains between L and
+the best mask comes from the encodings' fixed charges, and is what the solver has to settle.
 
 Owns this arithmetic, vectorised over all tensors and encodings. Does not own the masks that reach the bound
 (`incumbent.py`) or what to do with the gap (`budget.py`).

@@ -57,7 +57,9 @@ class ValueCurve:
         """Sort the scores of a small tensor: every step is exact."""
         ordered = np.sort(values)[::-1]
         ordered = ordered[: np.count_nonzero(ordered > 0)]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(ordered) else []
+        is_first = np.ones(len(ordered), dtype=bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        starts = np.flatnonzero(is_first)
         distinct = ordered[starts].astype(np.float64)
         count = np.diff(np.append(starts, len(ordered))).astype(np.int64)
         return cls(count, count * distinct, distinct, distinct, len(values) - len(ordered))
@@ -137,4 +139,5 @@ def _float_of(patterns: NDArray[np.integer]) -> Floats:
 def _unit_of(bins: Integers) -> Floats:
     """One unit in the last place of the scores in each bin."""
     exponent = np.maximum(bins >> 7, 1)
-    return np.ldexp(1.0, (exponent - 150).astype(np.int32))
+    unit: Floats = np.exp2((exponent - 150).astype(np.float64))
+    return unit

@@ -43,11 +43,11 @@ def fill_greedily(curves: Sequence[ValueCurve], costs: Sequence[EncodingCost], c
     counts = [int(count) for count in response.count]
     rest = capacity - sum(cost.size(count) for cost, count in zip(costs, counts, strict=True))
     # What the price leaves over goes to the next scores, the best per byte first.
-    queue = [
+    offers = (
         _offer(curve, cost, index, count)
         for index, (curve, cost, count) in enumerate(zip(curves, costs, counts, strict=True))
-    ]
-    queue = [offer for offer in queue if offer is not None]
+    )
+    queue = [offer for offer in offers if offer is not None]
     heapq.heapify(queue)
     while queue:
         _, index, in_step = heapq.heappop(queue)
@@ -75,8 +75,7 @@ def improve_encodings(
     """Give each tensor the smallest encoding of its count, spend what that frees, and repeat while it helps."""
     while True:
         cheapest = [
-            min(listed, key=lambda cost: cost.size(count))  # noqa: B023  (called before the next tensor)
-            for listed, count in zip(costs, start.counts, strict=True)
+            min(listed, key=lambda cost: cost.size(count)) for listed, count in zip(costs, start.counts, strict=True)
         ]
         better = fill_greedily(curves, cheapest, capacity)
         if better is None or better.objective <= start.objective:

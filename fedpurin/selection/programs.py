@@ -11,7 +11,6 @@ rules). Owns the statements. Does not own what fills their parameters, nor how t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+
+Groups = NDArray[np.integer]  # the group that each item or choice belongs to
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CardinalityStatement:
     total: Any
 
 
-def state_layerwise(tensor_of_item: Sequence[int], num_tensors: int) -> CardinalityStatement:
+def state_layerwise(tensor_of_item: Groups, num_tensors: int) -> CardinalityStatement:
     """maximise Σ_j c_j x_j   subject to   Σ_{j∈l} x_j ≤ ceiling_l for every tensor l,   x_j ∈ {0, …, u_j}.
 
     The published rule: ceiling_l = ⌊τ n_l⌋.
@@ -50,7 +51,7 @@ def state_layerwise(tensor_of_item: Sequence[int], num_tensors: int) -> Cardinal
     return CardinalityStatement(problem, x, c, u, ceiling, floor=None, total=None)
 
 
-def state_global(tensor_of_item: Sequence[int], num_tensors: int) -> CardinalityStatement:
+def state_global(tensor_of_item: Groups, num_tensors: int) -> CardinalityStatement:
     """maximise Σ_j c_j x_j   subject to   Σ_j x_j ≤ total,   floor_l ≤ Σ_{j∈l} x_j ≤ ceiling_l,   x_j ∈ {0, …, u_j}.
 
     total = ⌊τ n⌋; the density floor and ceiling of every tensor are optional (0 and n_l).
@@ -91,9 +92,9 @@ class BudgetStatement:
 
 
 def state_budget(
-    tensor_of_choice: Sequence[int],
-    pool_of_choice: Sequence[int],
-    pool_of_item: Sequence[int],
+    tensor_of_choice: Groups,
+    pool_of_choice: Groups,
+    pool_of_item: Groups,
     *,
     integer_items: bool,
 ) -> BudgetStatement:
@@ -109,10 +110,10 @@ def state_budget(
     The full program has one pool a tensor, shared by its encodings, one item a parameter, b = 0 and price = 0. The
     reduced one gives each encoding a pool of its own: an item then exists once for every encoding under which it is
     undecided, which makes the continuous relaxation as tight as the Lagrangian bound. There c and b are reduced
-    costs at `price`, the dual price of a byte; adding price · capacity gives back the same objective. Its items are pieces
-    of a concave curve, so they may be continuous: k is what has to be whole.
+    costs at `price`, the dual price of a byte; the Lagrangian bound is a constant that leads back to the scores. Its
+    items are pieces of a concave curve, so they may be continuous: k is what has to be whole.
     """
-    num_tensors, num_pools = max(tensor_of_choice) + 1, max(pool_of_choice) + 1
+    num_tensors, num_pools = int(tensor_of_choice.max()) + 1, int(pool_of_choice.max()) + 1
     num_choices, num_items = len(tensor_of_choice), len(pool_of_item)
     x = cp.Variable(num_items, integer=integer_items, bounds=[0, None], name="x")
     y = cp.Variable(num_choices, boolean=True, name="y")
@@ -146,8 +147,8 @@ def state_budget(
     return BudgetStatement(problem, x, y, k, c, u, b, allowed, room, fixed, per_value, price, capacity)
 
 
-def _sum_by(group_of: Sequence[int] | NDArray[np.integer], num_groups: int) -> sp.csr_array:
+def _sum_by(group_of: Groups, num_groups: int) -> sp.csr_array:
     """The 0/1 matrix that adds up members by group: row g has a one for each member of g."""
     members = np.arange(len(group_of))
     shape = (num_groups, len(group_of))
-    return sp.csr_array((np.ones(len(group_of)), (np.asarray(group_of, dtype=int), members)), shape=shape)
+    return sp.csr_array((np.ones(len(group_of)), (group_of, members)), shape=shape)

@@ -153,7 +153,8 @@ class CpuScan(Scan):
         def count(task: tuple[int, int, slice]) -> NDArray[np.int32]:
             index, first, part = task
             num_rows = min(_ROWS, len(bins[index]) - first)
-            return kernels.refine_chunk(self._bits[part], rows[index, first], num_rows)
+            counts: NDArray[np.int32] = kernels.refine_chunk(self._bits[part], rows[index, first], num_rows)
+            return counts
 
         merged: dict[tuple[int, int], NDArray[np.int32]] = {}
         for (index, first, _), counts in zip(tasks, kernels.map_threads(count, tasks), strict=True):
@@ -238,7 +239,7 @@ class TorchScan(Scan):
 
     def _chunks(self, index: int) -> Iterable[Tensor]:
         bits = self.scores[self.layout.segments[index].slice].view(torch.int32)
-        return bits.split(kernels.CHUNK * 8)
+        return torch.split(bits, kernels.CHUNK * 8)
 
 
 def _number_bins(bins: Integers) -> NDArray[np.int16]:

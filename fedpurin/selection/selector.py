@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from fedpurin.config import ProgramConfig
 from fedpurin.exchange.costs import upload_overhead_bytes
 from fedpurin.selection.answer import Answer, name_status, relative_gap
 from fedpurin.selection.budget import BudgetProgram
+from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.certificate import Certificate, Selection
 from fedpurin.selection.curve import ValueCurve
-from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.scan import Threshold, open_scan
 from fedpurin.selection.solver import require_installed
 from fedpurin.space import Layout
@@ -61,9 +62,10 @@ class Selector:
             SolverError: the solver failed.
         """
         start = time.perf_counter()
-        if tuple(scores.shape) != (self.layout.length,) or scores.dtype.itemsize != 4 or not scores.is_floating_point():
+        if tuple(scores.shape) != (self.layout.length,) or scores.dtype != torch.float32:
             raise ValueError(
-                f"got {scores.dtype} scores of shape {tuple(scores.shape)}; the layout needs float32 and ({self.layout.length},)"
+                f"got {scores.dtype} scores of shape {tuple(scores.shape)}; the layout needs float32 and "
+                f"({self.layout.length},)"
             )
         scan = open_scan(self.layout, scores)
         answer = self.program.solve(scan, start + self.config.time_limit)

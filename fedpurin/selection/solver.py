@@ -62,7 +62,7 @@ def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limi
         SolverError: the solver fails or calls the program infeasible or unbounded.
     """
     start = time.perf_counter()
-    options = _options(solver, absolute_gap, max(time_limit, 1e-3), is_core)
+    options = _options(solver, absolute_gap, min(max(time_limit, 1e-3), 1e9), is_core)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "may be inaccurate" at a limit: Outcome says so

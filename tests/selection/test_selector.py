@@ -1,0 +1,122 @@
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from fedpurin.config import ConfigError, ProgramConfig
+from fedpurin.selection import Selector, solver
+from fedpurin.selection.answer import close_gap, name_status, relative_gap
+from fedpurin.space import Layout, pack_mask
+from tests.selection import naive
+from tests.selection.instances import draw_scores
+
+LAYOUT = Layout.from_sizes([300, 120])
+SCORES = LAYOUT.embed(draw_scores("normal", LAYOUT.size, seed=0))
+PROGRAMS = ("layerwise", "global", "budget")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_packed_and_boolean_masks_agree(name: Any) -> None:
+    selection = Selector(LAYOUT, ProgramConfig(name=name)).solve(SCORES)
+    assert torch.equal(selection.packed, pack_mask(selection.mask))
+    assert selection.certificate.num_selected == int(selection.mask.sum())
+    certificate = selection.certificate
+    parts = certificate.reduction_seconds + certificate.building_seconds + certificate.solver_seconds
+    assert parts == pytest.approx(certificate.total_seconds)
+    assert certificate.upper_bound >= certificate.objective
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_worker_thread_gives_the_same_mask(name: Any) -> None:
+    selector = Selector(LAYOUT, ProgramConfig(name=name))
+    here = selector.solve(SCORES)
+    with ThreadPoolExecutor(1) as worker:
+        there = worker.submit(selector.solve, SCORES).result()
+    assert torch.equal(here.mask, there.mask)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_number_of_threads_does_not_matter(name: Any) -> None:
+    layout = Layout.from_sizes([1_200_000, 70_000])  # the first takes two chunks
+    scores = layout.embed(draw_scores("heavy", layout.size, seed=1))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(Selector(layout, ProgramConfig(name=name)).solve(scores))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].mask, found[1].mask)
+    assert found[0].certificate.objective == found[1].certificate.objective
+    assert found[0].certificate.upper_bound == found[1].certificate.upper_bound
+
+
+def test_compiled_statements_are_kept_between_solves() -> None:
+    selector = Selector(LAYOUT, ProgramConfig(name="budget"))
+    selector.solve(SCORES)
+    statements = selector.program._solver._statements  # type: ignore[union-attr]
+    kept = dict(statements)
+    selector.solve(SCORES)
+    assert statements == kept
+
+
+def test_scores_that_do_not_fit_are_refused() -> None:
+    selector = Selector(LAYOUT, ProgramConfig())
+    with pytest.raises(ValueError, match=r"shape \(7,\); the layout needs float32 and \(448,\)"):
+        selector.solve(torch.ones(7))
+    with pytest.raises(ValueError, match=r"torch.float64"):
+        selector.solve(SCORES.double())
+    bad = SCORES.clone()
+    bad[3] = math.nan
+    with pytest.raises(ValueError, match=r"score of tensor0\[3\] is nan"):
+        selector.solve(bad)
+    assert torch.equal(selector.solve(SCORES).mask, naive.layerwise(LAYOUT, SCORES, 0.5))  # still usable
+
+
+def test_missing_solver_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"program.solver='NOPE' is not an installed .* SCIP"):
+        Selector(LAYOUT, ProgramConfig(solver="NOPE"))
+
+
+def test_failing_solver_is_named_and_the_selector_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector = Selector(LAYOUT, ProgramConfig())
+    with monkeypatch.context() as patch:
+        patch.setattr(solver, "_options", lambda *_: {"scip_params": {"limits/time": -1.0}})
+        with pytest.raises(solver.SolverError, match="SCIP failed"):
+            selector.solve(SCORES)
+    assert selector.solve(SCORES).certificate.gap == 0.0
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_time_limit_returns_a_feasible_mask_with_its_true_gap(name: Any, reduce: bool) -> None:
+    program = ProgramConfig(name=name, budget=0.1, time_limit=1e-9, gap_tolerance=0.0, reduce=reduce)
+    selection = Selector(LAYOUT, program).solve(SCORES)
+    certificate = selection.certificate
+    exact = ProgramConfig(name=name, budget=0.1, gap_tolerance=0.0)
+    best = Selector(LAYOUT, exact).solve(SCORES).certificate.objective
+    assert certificate.objective <= best * (1 + 1e-9)
+    assert certificate.upper_bound >= best * (1 - 1e-9)
+    assert certificate.status == ("optimal" if certificate.gap == 0.0 else "time_limit")
+    assert certificate.num_selected == int(selection.mask.sum()) > 0
+
+
+def test_all_null_selects_nothing() -> None:
+    for name in PROGRAMS:
+        selection = Selector(LAYOUT, ProgramConfig(name=name)).solve(torch.zeros(LAYOUT.length))  # type: ignore[arg-type]
+        certificate = selection.certificate
+        assert not selection.mask.any()
+        assert (certificate.status, certificate.gap, certificate.num_null) == ("optimal", 0.0, 420)
+
+
+def test_gap_arithmetic_by_hand() -> None:
+    assert relative_gap(99.0, 100.0) == pytest.approx(0.01)
+    assert relative_gap(0.0, 0.0) == 0.0
+    assert close_gap(1.0, 1.0 + 1e-10) == 1.0
+    assert close_gap(1.0, 1.0 + 1e-8) == 1.0 + 1e-8
+    assert name_status(0.0, 0.0, False) == "optimal"
+    assert name_status(1e-5, 1e-4, False) == "within_tolerance"
+    assert name_status(1e-3, 1e-4, False) == "time_limit"
+    assert name_status(1e-3, 1e-4, True) == "numerical_limit"
