@@ -118,7 +118,7 @@ def _percent(value: float, _: object) -> str:
 def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: dict[str, Any]) -> None:
     match mark:
         case Line():
-            _draw_line(mark, axis)
+            _draw_line(mark, axis, panel)
         case Points():
             _draw_points(mark, axis)
         case Level():
@@ -134,10 +134,10 @@ def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: di
             _draw_grid(mark, axis, canvas, panel)
 
 
-def _draw_line(mark: Line, axis: Axes) -> None:
+def _draw_line(mark: Line, axis: Axes, panel: Panel) -> None:
     colour, quiet = LIGHT[mark.style.colour], mark.style.quiet
     if mark.low is not None and mark.high is not None and not quiet:
-        axis.fill_between(mark.x, mark.low, mark.high, color=colour, alpha=0.16, linewidth=0)
+        axis.fill_between(mark.x, mark.low, mark.high, color=colour, alpha=panel.band_percent / 100, linewidth=0)
     axis.plot(
         mark.x, mark.y, color=colour, linestyle=DASHES[mark.style.dash], alpha=0.35 if quiet else 1.0,
         linewidth=0.7 if quiet else None, zorder=1.5 if quiet else 2,

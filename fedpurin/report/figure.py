@@ -122,6 +122,11 @@ class Panel:
     rows: float = 1.0
     """Height, in units of a usual panel."""
 
+    @property
+    def band_percent(self) -> int:
+        """Opacity of bands: many over each other would make a fog."""
+        return 16 if sum(isinstance(mark, Line) for mark in self.marks) <= 5 else 8
+
 
 @dataclass(frozen=True)
 class Figure:

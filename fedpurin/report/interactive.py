@@ -147,7 +147,7 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
             band = {
                 "type": "scatter", "name": mark.label, "x": _numbers(mark.x[around]), "y": _numbers(edge),
                 "mode": "lines", "line": {"width": 0}, "fill": "toself",
-                "fillcolor": f"{colour}/{_band_opacity(panel)}", "hoverinfo": "skip",
+                "fillcolor": f"{colour}/{panel.band_percent}", "hoverinfo": "skip",
             }  # fmt: skip
             traces.insert(0, band)
     if len(mark.notes):
@@ -163,11 +163,6 @@ def _stroke(style: Style) -> dict[str, Any]:
         "width": 1 if style.quiet else 2,
         "dash": style.dash,
     }
-
-
-def _band_opacity(panel: Panel) -> int:
-    """Percent; many bands over each other would make a fog."""
-    return 16 if sum(isinstance(mark, Line) for mark in panel.marks) <= 5 else 8
 
 
 def _points(mark: Points, panel: Panel) -> dict[str, Any]:
