@@ -18,7 +18,7 @@ from fedpurin.exchange.blocks import BlockGrid, Span, grid_of
 from fedpurin.exchange.header import Kind, ValueType
 from fedpurin.exchange.index import decode_index, encode_index
 from fedpurin.exchange.ledger import Direction, Ledger, Phase
-from fedpurin.exchange.message import COUNT_DTYPES, Tally, from_wire, to_wire
+from fedpurin.exchange.message import COUNT_DTYPES, Tally, read_values, write_values
 from fedpurin.exchange.processes import Processes
 from fedpurin.space import Layout
 
@@ -49,14 +49,11 @@ class Channel:
 
     def write_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> UInt8[Tensor, " bytes"]:
         """Encode a piece of the values."""
-        piece = to_wire(values, value_type)
-        self.written.add_values(piece)
-        return piece
+        return write_values(self.written, values, value_type)
 
     def receive_values(self, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Float32[Tensor, " values"]:
         """Decode a piece of the values."""
-        self.read.add_values(piece)
-        return from_wire(piece, value_type).to(torch.float32)
+        return read_values(self.read, piece, value_type).to(torch.float32)
 
     def send_counts(self, counts: Shaped[Tensor, " counts"], num_bytes: int) -> None:
         """Encode a piece of the contributor counts; they are small numbers and arrive as they are."""

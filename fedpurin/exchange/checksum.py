@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import numba
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +30,13 @@ _SECTION_WEIGHTS = (
 )
 _MASK64 = 2**64 - 1
 _CHUNK_BYTES = 1 << 20
+_SCAN_BYTES = 1 << 18
+_HALVES = np.uint64(0x0001_0001_0001_0001)
+_EXPONENTS = {  # of every value in a 64-bit word: exponent bits, lowest exponent bit, sign bit
+    torch.float32: (np.uint64(0x7F80_0000_7F80_0000), np.uint64(0x0080_0000_0080_0000), np.uint64(2**63 + 2**31)),
+    torch.float16: (np.uint64(0x7C00) * _HALVES, np.uint64(0x0400) * _HALVES, np.uint64(0x8000) * _HALVES),
+    torch.bfloat16: (np.uint64(0x7F80) * _HALVES, np.uint64(0x0080) * _HALVES, np.uint64(0x8000) * _HALVES),
+}
 
 
 class Section(IntEnum):
@@ -47,10 +54,41 @@ def checksum(section: Section, piece: UInt8[Tensor, " bytes"], offset: int = 0) 
 
     The checksum of a message is the sum of its pieces' checksums modulo 2⁶⁴.
     """
-    if piece.numel() == 0:
-        return 0
     total = _sum_cpu(piece, offset) if piece.device.type == "cpu" else sum_words(piece, offset)
     return (total & _MASK64) * _SECTION_WEIGHTS[section] & _MASK64
+
+
+def scan_values(values: Shaped[Tensor, " values"], offset: int) -> tuple[int, bool]:
+    """The checksum of a piece of the value section, and whether all its values are finite; one pass over memory."""
+    piece = values.view(torch.uint8)
+    if values.device.type != "cpu":
+        return checksum(Section.VALUES, piece, offset), bool(torch.isfinite(values).all())
+    data, (exponent, carry, sign) = piece.numpy(), _EXPONENTS[values.dtype]
+
+    def scan(first: int, last: int) -> tuple[int, bool]:
+        part = data[first:last]
+        return int(_sum_bytes(part, offset + first)), bool(_all_finite(part, exponent, carry, sign))
+
+    parts = map_chunks(scan, len(data), _SCAN_BYTES)
+    total = sum(part for part, _ in parts) & _MASK64
+    return total * _SECTION_WEIGHTS[Section.VALUES] & _MASK64, all(finite for _, finite in parts)
+
+
+@njit(nogil=True, cache=True)
+def _all_finite(data: NDArray[np.uint8], exponent: np.uint64, carry: np.uint64, sign: np.uint64) -> bool:
+    """Whether no value has all exponent bits set, as only infinities and NaNs have; several values a word.
+
+    Adding the exponent's lowest bit to a full exponent carries into the sign bit, and no other exponent does.
+    """
+    num_words = data.size // 8
+    seen = np.uint64(0)
+    for word in data[: 8 * num_words].view(np.uint64):
+        seen |= (word & exponent) + carry
+    last = np.uint64(0)
+    for position in range(8 * num_words, data.size):
+        last |= np.uint64(data[position]) << np.uint64(8 * (position % 8))
+    seen |= (last & exponent) + carry
+    return (seen & sign) == 0
 
 
 def combine(*parts: int) -> int:
@@ -64,7 +102,7 @@ def _sum_cpu(piece: Tensor, offset: int) -> int:
     return sum(parts)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _sum_bytes(data: NDArray[np.uint8], offset: int) -> np.uint64:
     """The weighted sum of `data` at byte `offset` of its section: edges byte by byte, whole words vectorised."""
     total = np.uint64(0)
@@ -85,7 +123,7 @@ def _sum_bytes(data: NDArray[np.uint8], offset: int) -> np.uint64:
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _edge(byte: np.uint8, position: int) -> np.uint64:
     odd = np.uint32((np.uint64(2) * np.uint64(position // 4) + np.uint64(1)) * np.uint64(_GOLDEN))
     return (np.uint64(byte) << np.uint64(8 * (position % 4))) * np.uint64(odd)

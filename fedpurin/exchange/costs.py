@@ -6,8 +6,8 @@ test holds the two together. All sizes are bytes.
 A message is
     header          HEADER_BYTES
     block table     BLOCK_ENTRY_BYTES a block: the block's encoding and how many of its values are sent
+    value section   the values, in ascending position (before the index, so that they are aligned)
     index section   which positions of each block, as its encoding writes them
-    value section   the values, in ascending position
 
 A tensor is cut into blocks of BLOCK_SIZE parameters (its last one shorter), and each block takes the smallest
 encoding, so a message is never larger than `EncodingCost.size` promises for any one encoding of the tensor.

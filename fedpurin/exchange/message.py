@@ -19,7 +19,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.blocks import EncodedIndex, grid_of
-from fedpurin.exchange.checksum import Section, checksum, combine
+from fedpurin.exchange.checksum import Section, checksum, combine, scan_values
 from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES, Encoding
 from fedpurin.exchange.header import DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.index import decode_index, encode_index
@@ -66,10 +66,12 @@ class Tally:
         self.table_bytes += table.numel()
         self.index_bytes += index.numel()
 
-    def add_values(self, piece: UInt8[Tensor, " bytes"]) -> None:
-        """Count a piece of the value section."""
-        self._sum(Section.VALUES, piece, self.value_bytes)
-        self.value_bytes += piece.numel()
+    def add_values(self, values: Shaped[Tensor, " values"]) -> bool:
+        """Count a piece of the value section, of the wire's type; returns whether all of it is finite."""
+        part, finite = scan_values(values, self.value_bytes)
+        self.checksum = combine(self.checksum, part)
+        self.value_bytes += values.nbytes
+        return finite
 
     def add_counts(self, piece: UInt8[Tensor, " bytes"]) -> None:
         """Count a piece of the contributor counts."""
@@ -138,30 +140,30 @@ def _header_checksum(header: Header) -> int:
     return checksum(Section.HEADER, torch.frombuffer(fields, dtype=torch.uint8))
 
 
-def to_wire(values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
-    """Values as they travel.
+def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
+    """Values as they travel, counted.
 
     Raises:
         ValueError: a value that is not finite, or that `value_type` cannot hold.
     """
-    wire = values.to(value_type.dtype)
-    if not bool(torch.isfinite(wire).all()):
+    wire = values.to(value_type.dtype).contiguous()
+    if not tally.add_values(wire):
         bad = values[~torch.isfinite(wire)][0].item()
-        raise ValueError(f"a value of {bad} cannot be sent as {value_type.name.lower()}; values must be finite in it")
-    if not wire.numel():
-        return torch.empty(0, dtype=torch.uint8, device=wire.device)  # NumPy's empty arrays have stride 0: no view
-    return wire.contiguous().view(torch.uint8)
+        raise ValueError(
+            f"exchange.value_dtype={value_type.name.lower()}: a value of {bad} cannot be sent; it is not finite there"
+        )
+    return wire.view(torch.uint8)
 
 
-def from_wire(piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Shaped[Tensor, " values"]:
-    """The inverse of `to_wire`, still of the wire's type.
+def read_values(tally: Tally, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Shaped[Tensor, " values"]:
+    """The inverse of `write_values`, still of the wire's type.
 
     Raises:
         DecodeError: a value that is not finite.
     """
     aligned = piece if piece.storage_offset() % value_type.num_bytes == 0 else piece.clone()
     values = aligned.view(value_type.dtype)
-    if not bool(torch.isfinite(values).all()):
+    if not tally.add_values(values):
         raise DecodeError("a value is not finite")
     return values
 
@@ -174,24 +176,23 @@ def encode(
     Raises:
         ValueError: a value that is not finite, or as many of them as the mask does not have.
     """
-    span = grid_of(layout).whole
-    tally, sections = Tally(), []
+    tally, table, index = Tally(), None, None
     if message.mask is not None:
-        everything = grid_of(layout).parameters.to(message.mask.device)
-        encoded = encode_index(message.mask, everything if universe is None else universe, span)
+        grid = grid_of(layout)
+        everything = grid.parameters.to(message.mask.device)
+        encoded = encode_index(message.mask, everything if universe is None else universe, grid.whole)
         tally.add_index(encoded)
-        sections += [encoded.table, encoded.index]
-    value_type = ValueType.NONE
+        table, index = encoded.table, encoded.index
+    value_type, values = ValueType.NONE, None
     if message.values is not None:
         value_type = ValueType[str(message.values.dtype).removeprefix("torch.").upper()]
-        piece = to_wire(message.values, value_type)
-        tally.add_values(piece)
-        sections.append(piece)
+        values = write_values(tally, message.values, value_type)
+        if table is not None and num_selected(table) != message.values.numel():
+            raise ValueError(f"{message.values.numel()} values for a mask of {num_selected(table)} positions")
+    counts, count_bytes = None, 1
     if message.counts is not None and message.counts.numel():
-        piece = message.counts.view(torch.uint8)
-        tally.add_counts(piece)
-        sections.append(piece)
-    width = message.counts.dtype.itemsize if message.counts is not None else 1
+        counts, count_bytes = message.counts.view(torch.uint8), message.counts.itemsize
+        tally.add_counts(counts)
     header = tally.close(
         message.kind,
         value_type,
@@ -199,14 +200,11 @@ def encode(
         message.round,
         layout.size,
         members=message.members,
-        count_bytes=width,
+        count_bytes=count_bytes,
     )
+    sections = [section for section in (table, values, index, counts) if section is not None]
     device = sections[0].device if sections else torch.device("cpu")
     opening = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-    if message.mask is not None and message.values is not None:
-        selected = _num_selected(sections[0])
-        if selected != message.values.numel():
-            raise ValueError(f"{message.values.numel()} values for a mask of {selected} positions")
     return torch.cat([opening, *sections])
 
 
@@ -231,37 +229,36 @@ def decode(
     expected = header.message_bytes(grid.num_blocks)
     if buffer.numel() != expected:
         raise DecodeError(f"{buffer.numel()} bytes; its header announces {expected}")
-    table, index, values, counts = buffer[HEADER_BYTES:].split_with_sizes(
+    table, piece, index, counts = buffer[HEADER_BYTES:].split_with_sizes(
         [
             BLOCK_ENTRY_BYTES * grid.num_blocks if header.has_table else 0,
-            header.index_bytes,
             header.num_values * header.value_type.num_bytes,
+            header.index_bytes,
             header.num_counts * header.count_bytes,
         ]
     )
     tally = Tally()
     tally.read_index(table, index)
-    tally.add_values(values)
+    values = read_values(tally, piece, header.value_type) if header.value_type is not ValueType.NONE else None
     tally.add_counts(counts)
     tally.check(opening)
     mask = None
     if header.has_table:
         everything = grid.parameters.to(buffer.device)
-        table = table.clone()
         mask = decode_index(table, index, everything if universe is None else universe, grid.whole)
-        if header.kind not in WITHOUT_VALUES and _num_selected(table) != header.num_values:
-            raise DecodeError(f"{header.num_values} values for a mask of {_num_selected(table)} positions")
-    has_values = header.value_type is not ValueType.NONE
+        if header.kind not in WITHOUT_VALUES and num_selected(table) != header.num_values:
+            raise DecodeError(f"{header.num_values} values for a mask of {num_selected(table)} positions")
     return Message(
         kind=header.kind,
         client=header.client,
         round=header.round,
         mask=mask,
-        values=from_wire(values, header.value_type) if has_values else None,
+        values=values,
         members=header.members,
         counts=counts.clone().view(COUNT_DTYPES[header.count_bytes]) if header.num_counts else None,
     )
 
 
-def _num_selected(table: Tensor) -> int:
+def num_selected(table: UInt8[Tensor, " 4*blocks"]) -> int:
+    """Positions that a block table announces."""
     return int((table.view(torch.int32) & 0xFFFF).sum().item())
