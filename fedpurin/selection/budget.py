@@ -176,16 +176,20 @@ class BudgetProgram:
         if solution.plan is not None:
             chosen = [costs[index] for costs, index in zip(self.all_costs, solution.plan.choice, strict=True)]
             instance = _split_at(instance, solution.plan.count)
-            incumbent = evaluate(instance.curves, solution.plan.count, chosen)
-            if incumbent.num_bytes > self.capacity:
+            found = evaluate(instance.curves, solution.plan.count, chosen)
+            if found.num_bytes > self.capacity:
                 raise SolverError(
-                    f"{self.program.solver} returned {incumbent.num_bytes} bytes, the budget has {self.capacity}"
+                    f"{self.program.solver} returned {found.num_bytes} bytes, the budget has {self.capacity}"
                 )
+            if solution.is_finished or found.objective > incumbent.objective:
+                incumbent = found
+        assert instance.prices is not None
+        bound = instance.prices.bound
         instance, incumbent = self._sharpen(instance, incumbent)
         return self._answer(
             instance,
             incumbent,
-            solution.upper_bound,
+            solution.upper_bound if solution.is_finished else min(solution.upper_bound, bound),
             solution.is_finished,
             solution.core_size,
             solution.building_seconds,

@@ -70,17 +70,16 @@ class CardinalityProgram:
         assert full.limits is not None
         most = sum(full.limits.high)
         priced = fill_ties(full.limits, most if full.total is None else min(full.total, most))
-        # Stopped with nothing in hand: the prices' own counts are feasible.
         plan = priced if counts is None else settle_ties(full.limits, self.chain.invert(Plan(counts), stack))
         self._check(plan, full)
         full = price_counts(full, plan)
-        objective = math.fsum(curve.value_at(k) for curve, k in zip(full.curves, plan.count, strict=True))
-        if self.program.reduce:
-            excess = excess_of_bound(full, plan)
-            if 0 < excess <= RESOLUTION * objective:
-                # Scores of a tensor can be too small beside another's for the solver to see, but not for the prices.
-                plan, excess = priced, excess_of_bound(full, priced)
-                objective = math.fsum(curve.value_at(k) for curve, k in zip(full.curves, plan.count, strict=True))
+        excess = excess_of_bound(full, plan)
+        # The prices' own counts are feasible. They take over where the solver was stopped before it had as good, and
+        # where scores of one tensor are too small beside another's for its tolerances, though not for the prices.
+        if not outcome.is_finished or (self.program.reduce and excess <= RESOLUTION * _objective(full, plan)):
+            plan, excess = priced, excess_of_bound(full, priced)
+        objective = _objective(full, plan)
+        if self.program.reduce or not outcome.is_finished:
             upper_bound = objective + excess
         else:
             upper_bound = close_gap(objective, max(objective, outcome.upper_bound / scale))
@@ -154,6 +153,10 @@ class CardinalityProgram:
             full.total is not None and sum(plan.count) > full.total
         ):
             raise SolverError(f"{self.program.solver} returned counts that violate program.name={self.program.name}")
+
+
+def _objective(instance: Instance, plan: Plan) -> float:
+    return math.fsum(curve.value_at(k) for curve, k in zip(instance.curves, plan.count, strict=True))
 
 
 def _single_parameters(scan: Scan) -> list[Items]:

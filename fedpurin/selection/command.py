@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     either.add_argument(
         "--model",
         metavar="NAME",
-        help="a backbone (cnn resnet8 resnet10 resnet18 resnet50 vit_b_16), freshly initialised, with a random gradient",
+        help="a backbone (cnn resnet8 resnet10 resnet18 resnet50 vit_b_16), with initial weights and a random gradient",
     )
     source.add_argument("--sizes", metavar="N,N,…", help="sizes of the tensors in a .npy file (default: one tensor)")
     source.add_argument("--cutoff", type=float, default=1e-10, help="scores up to here are null (default: %(default)g)")

@@ -132,7 +132,7 @@ def test_everything_fits_and_nothing_fits() -> None:
     assert not nothing.mask.any()
     assert (nothing.certificate.status, nothing.certificate.upper_bound) == ("optimal", 0.0)
     assert nothing.encodings == (Encoding.NONE, Encoding.NONE)
-    with pytest.raises(ConfigError, match="program.budget=47 is 47 bytes; an upload without a single value"):
+    with pytest.raises(ConfigError, match=r"program\.budget=47 is 47 bytes; an upload without a single value"):
         solve(layout, scores, 47)
 
 
