@@ -73,8 +73,8 @@ def _legend_columns(entries: list[Any], width: float) -> int:
 
 def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
     axis.set_title(textwrap.fill(panel.title, TITLE_CHARACTERS), loc="left")
-    _scale(axis, "x", panel.x)
-    _scale(axis, "y", panel.y)
+    _scale(axis, "x", panel.x, panel.every(panel.x))
+    _scale(axis, "y", panel.y, panel.every(panel.y))
     stacked: dict[str, Any] = {}
     for mark in panel.marks:
         _draw_mark(mark, axis, canvas, panel, stacked)
@@ -86,7 +86,7 @@ def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
         axis.set_axis_off()
 
 
-def _scale(axis: Axes, which: str, spec: Axis) -> None:
+def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
     """Label, limits, scale and the ticks' format of one axis."""
     getattr(axis, f"set_{which}label")("" if spec.hidden else spec.label)
     ticks = getattr(axis, f"{which}axis")
@@ -94,8 +94,8 @@ def _scale(axis: Axes, which: str, spec: Axis) -> None:
         getattr(axis, f"set_{which}scale")("log")
         ticks.set_minor_formatter(NullFormatter())
     if spec.categories:
-        rotation = 45 if which == "x" and sum(len(name) for name in spec.categories) > 40 else 0
-        ticks.set_ticks(range(len(spec.categories)), spec.categories, rotation=rotation)
+        rotation = 45 if which == "x" and sum(len(name) for name in spec.categories[::every]) > 40 else 0
+        ticks.set_ticks(range(0, len(spec.categories), every), spec.categories[::every], rotation=rotation)
         getattr(axis, f"set_{which}lim")(-0.6, len(spec.categories) - 0.4)
         if which == "y":
             axis.invert_yaxis()

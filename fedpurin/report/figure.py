@@ -122,6 +122,11 @@ class Panel:
     rows: float = 1.0
     """Height, in units of a usual panel."""
 
+    def every(self, axis: Axis) -> int:
+        """Of an axis' categories, every how many-th is named, so that names do not touch."""
+        room = 12 if self.square else 40
+        return -(-len(axis.categories) // room)
+
     @property
     def band_percent(self) -> int:
         """Opacity of bands: many over each other would make a fog."""

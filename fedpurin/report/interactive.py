@@ -58,7 +58,7 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
         layout |= {"type": "log", **_log_ticks(axis, panel, which)}
     if axis.categories:
         ends = [len(axis.categories) - 0.4, -0.6] if which == "y" else [-0.6, len(axis.categories) - 0.4]
-        step = math.ceil(len(axis.categories) / 40)
+        step = panel.every(axis)
         layout |= {
             "tickmode": "array",
             "tickvals": list(range(0, len(axis.categories), step)),
