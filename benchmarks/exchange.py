@@ -22,11 +22,15 @@ from torch import Tensor
 from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
-from fedpurin.exchange.header import Kind
-from fedpurin.exchange.message import Message, decode, encode
+from fedpurin.exchange.bits import compress, count, expand_into
+from fedpurin.exchange.blocks import grid_of
+from fedpurin.exchange.channel import Channel
+from fedpurin.exchange.header import Kind, ValueType
+from fedpurin.exchange.index import decode_index, encode_index
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 BETA = 100
+BUCKET_BYTES = 64 * 2**20
 
 
 def make_masks(layout: Layout, clients: int, density: float) -> dict[int, Tensor]:
@@ -78,39 +82,45 @@ def benchmark_rounds(layout: Layout, clients: int, density: float, rounds: int) 
         yield f"exchange {mode:>9}, {normalise:<13}  {median:.3f} s = {median / base:.2f} x the product"
 
 
-def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str]:
-    mask = make_masks(layout, 1, density)[0]
-    bits = unpack_mask(mask)
-    vector = torch.randn(layout.length)
-    target = torch.empty_like(vector)
-    from fedpurin.exchange.bits import compress, expand_into
+def benchmark_codec(layout: Layout, density: float, clients: int, rounds: int) -> Iterator[str]:
+    """One client's update, mask and values, written and read in the buckets that an exchange of `clients` uses."""
+    mask, vector = make_masks(layout, 1, density)[0], torch.randn(layout.length)
+    grid, target, message = grid_of(layout), torch.zeros(layout.length), Channel(Kind.UPDATE, 0)
+    spans = list(grid.buckets(BUCKET_BYTES // (4 * clients)))
+    sizes = [count(span.packed(mask)) for span in spans]
+    rooms = torch.empty(sum(sizes)).split_with_sizes(sizes)
+    float32 = ValueType.FLOAT32
+    pieces = {}
 
-    def encode_vector() -> Tensor:
-        return encode(Message(Kind.UPDATE, 0, 0, mask, compress(vector, mask)), layout)
+    def encode_pieces() -> None:
+        for span, room in zip(spans, rooms, strict=True):
+            selected = span.packed(mask)
+            encoded = encode_index(selected, span.packed(grid.parameters), span)
+            message.written.add_index(encoded)
+            values = compress(vector[span.start : span.stop], selected, out=room)
+            pieces[span.first] = (encoded, message.write_values(values, float32))
 
-    message = encode_vector()
+    def decode_pieces() -> None:
+        for span in spans:
+            encoded, piece = pieces[span.first]
+            message.read.read_index(encoded.table, encoded.index)
+            selected = decode_index(encoded.table, encoded.index, span.packed(grid.parameters), span)
+            expand_into(target[span.start : span.stop], selected, message.receive_values(piece, float32))
 
-    def decode_vector() -> None:
-        received = decode(message, layout)
-        assert received.mask is not None
-        assert received.values is not None
-        expand_into(target, received.mask, received.values)
-
-    moved = {
-        "copy": 2 * vector.nbytes,
-        "encode": vector.nbytes + mask.nbytes + message.nbytes,
-        "decode": vector.nbytes + mask.nbytes + message.nbytes,
-    }
-    work = {"copy": lambda: target.copy_(vector), "encode": encode_vector, "decode": decode_vector}
+    encode_pieces()
+    decode_pieces()
+    assert torch.equal(target, vector * unpack_mask(mask))
+    num_bytes = message.written.total_bytes()
+    moved = {"copy": 2 * vector.nbytes} | dict.fromkeys(("encode", "decode"), vector.nbytes + mask.nbytes + num_bytes)
+    work = {"copy": lambda: target.copy_(vector), "encode": encode_pieces, "decode": decode_pieces}
     taken: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(4 * rounds + 1):
         for name, function in work.items():
             taken[name].append(seconds_of(function))
     speed = {name: moved[name] / statistics.median(taken[name][1:]) for name in work}
-    assert torch.equal(target[bits], vector[bits])
-    yield f"copy {speed['copy'] / 1e9:.1f} GB/s (read and written)"
+    yield f"copy    {speed['copy'] / 1e9:5.1f} GB/s, read and written"
     for name in ("encode", "decode"):
-        yield f"{name} {speed[name] / 1e9:.1f} GB/s = {speed[name] / speed['copy']:.0%} of a copy"
+        yield f"{name}  {speed[name] / 1e9:5.1f} GB/s = {speed[name] / speed['copy']:.0%} of the copy"
 
 
 def main() -> None:
@@ -124,7 +134,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     layout = Layout.from_sizes([arguments.parameters // 20] * 20)
-    for line in benchmark_codec(layout, arguments.density, arguments.rounds):
+    for line in benchmark_codec(layout, arguments.density, arguments.clients, arguments.rounds):
         print(line, flush=True)
     for line in benchmark_rounds(layout, arguments.clients, arguments.density, arguments.rounds):
         print(line, flush=True)

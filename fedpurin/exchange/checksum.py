@@ -88,7 +88,7 @@ def _all_finite(data: NDArray[np.uint8], exponent: np.uint64, carry: np.uint64, 
     for position in range(8 * num_words, data.size):
         last |= np.uint64(data[position]) << np.uint64(8 * (position % 8))
     seen |= (last & exponent) + carry
-    return (seen & sign) == 0
+    return bool((seen & sign) == 0)
 
 
 def combine(*parts: int) -> int:
