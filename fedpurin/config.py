@@ -190,8 +190,8 @@ class TrainerConfig:
     num_nodes: Annotated[int, Field(ge=1)] = 1
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """Intra-op threads of a process. The bits depend on it; None shares out the node's cores."""
+    threads: Annotated[int, Field(ge=1)] | None = 1
+    """Intra-op threads of a process. The bits depend on it; None shares out the node's cores among its processes."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
