@@ -140,7 +140,7 @@ def _draw_line(mark: Line, axis: Axes, panel: Panel) -> None:
         axis.fill_between(mark.x, mark.low, mark.high, color=colour, alpha=panel.band_percent / 100, linewidth=0)
     axis.plot(
         mark.x, mark.y, color=colour, linestyle=DASHES[mark.style.dash], alpha=0.35 if quiet else 1.0,
-        linewidth=0.7 if quiet else None, zorder=1.5 if quiet else 2,
+        linewidth=0.7 if quiet or panel.x.hidden else None, zorder=1.5 if quiet else 2,
         marker=MARKERS[mark.style.marker] if mark.markers else None, markersize=4,
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _draw_points(mark: Points, axis: Axes) -> None:
     colour = LIGHT[mark.style.colour]
     if mark.x_error is not None or mark.y_error is not None:
         axis.errorbar(mark.x, mark.y, xerr=mark.x_error, yerr=mark.y_error, fmt="none", ecolor=colour, elinewidth=1)
-    area = 30.0 if mark.size is None else 110.0 * mark.size
+    area = 110.0 * mark.size if mark.size is not None else 130.0 if mark.names else 30.0
     axis.scatter(
         mark.x, mark.y, s=area, color=colour, marker=MARKERS[mark.style.marker], linewidths=1.0, zorder=3,
         alpha=0.4 if mark.style.quiet else 0.85 if mark.size is not None else 1.0,

@@ -133,7 +133,7 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
         "marker": {"color": colour, "symbol": style.marker, "size": 6},
     }  # fmt: skip
     if panel.x.hidden:
-        return [line | {"hoverinfo": "skip"}]
+        return [line | {"hoverinfo": "skip", "line": _stroke(style) | {"width": 1}}]
     template = f"<b>{mark.label}</b><br>{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
     traces = [line]
     if mark.low is not None and mark.high is not None and not style.quiet:
