@@ -28,12 +28,14 @@ class MaskSelection(lightning.Callback):
         """Scores and program default to the run's own options."""
         self.scores, self.program = scores, program
         self.certificates: dict[int, Certificate] = {}
-        self._selector: Selector
+        self._selector: Selector | None = None
         self._pending: dict[int, tuple[Client, Future[Selection]]] = {}
         self._worker: ThreadPoolExecutor | None = None
 
     def on_run_start(self, federation: Federation) -> None:
         """State the program for the model's shared tensors; what is impossible for them is an error here."""
+        if not federation.method.needs_masks:
+            return  # the callback may stay configured; such a method has nothing to solve for
         config, trainer = federation.config, federation.trainer
         self.scores, self.program = self.scores or config.scores, self.program or config.program
         self._selector = Selector(
@@ -52,6 +54,8 @@ class MaskSelection(lightning.Callback):
 
     def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:
         """METHOD steps 2 and 3 for the client that has just been fitted."""
+        if self._selector is None:
+            return
         client, shared = trainer.client, trainer.space.shared.length
         fitted = trainer.vector[:shared]
         assert self.scores is not None, "on_run_start sets them"
