@@ -92,7 +92,7 @@ def merge_own(
     finished: UInt8[Tensor, " bytes"],
     values: Float32[Tensor, " at"],
     divisor: int | None,
-    counts: Int16[Tensor, " unfinished"] | None,
+    counts: Int16[Tensor, " unfinished"],
 ) -> None:
     """The client's side: replace the critical values of `part`, in place.
 

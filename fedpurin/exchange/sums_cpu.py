@@ -250,14 +250,13 @@ def merge_own(
     finished: Tensor,
     values: Tensor,
     divisor: int | None,
-    counts: Tensor | None,
+    counts: Tensor,
 ) -> None:
     fixed = np.float32(divisor or 0)
-    numbers = np.empty(0, dtype=np.int16) if counts is None else counts.numpy()
     places = words_of(at)
     if int(count_words(places)) != values.numel():
         raise ValueError(f"{values.numel()} values for a mask of {count_words(places)} positions")
-    _merge_own(part.numpy(), words_of(mask), places, words_of(finished), values.numpy().view(np.uint32), fixed, numbers)
+    _merge_own(part.numpy(), words_of(mask), places, words_of(finished), values.numpy().view(np.uint32), fixed, counts.numpy())
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero

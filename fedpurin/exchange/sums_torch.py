@@ -69,13 +69,13 @@ def merge_own(
     finished: Tensor,
     values: Tensor,
     divisor: int | None,
-    counts: Tensor | None,
+    counts: Tensor,
 ) -> None:
     critical, chosen, done = unpack_mask(mask), unpack_mask(at), unpack_mask(finished)
     received = torch.zeros_like(part)
     received[chosen] = values
     divisors = torch.full_like(part, divisor or 1)
-    if counts is not None:
+    if divisor is None:
         divisors[chosen & ~done] = counts.to(torch.float32)
     part[:] = torch.where(critical, torch.where(done, received, (received + part) / divisors), part)
 
