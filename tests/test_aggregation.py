@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedpurin.aggregation import collaborators, horizon_closed, overlap_matrix, threshold
@@ -77,6 +77,10 @@ def test_collaborators_equal_the_naive_twin(sets: list[frozenset[int]], kind: st
     bits = {3 * k: [q in positions for q in range(64)] for k, positions in enumerate(sets)}
     masks = [pack(*positions) for positions in sets]
     overlap = overlap_matrix(masks, kind)  # type: ignore[arg-type]
+    exact = naive.overlap(bits, kind)
+    if exact and round != 9:  # a tie with the bar, other than at the maximum, is decided by rounding
+        least = naive.bar(exact, round, 10)
+        assume(len(set(exact.values())) == 1 or all(abs(value - least) > 1e-12 for value in exact.values()))
     assert collaborators(overlap, list(bits), round, 10) == naive.collaborators(bits, kind, round, 10)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ Masks = Mapping[int, Sequence[bool]]
 Values = Mapping[int, Sequence[np.float32]]
 
 
-def overlap(masks: Masks, kind: str) -> dict[tuple[int, int], float]:
-    """O_ij of every ordered pair of clients with non-empty masks."""
+def overlap(masks: Masks, kind: str) -> dict[tuple[int, int], Fraction]:
+    """O_ij of every ordered pair of clients with non-empty masks, exactly."""
     result = {}
     for i, m_i in masks.items():
         for j, m_j in masks.items():
@@ -24,23 +25,26 @@ def overlap(masks: Masks, kind: str) -> dict[tuple[int, int], float]:
                 continue
             if kind == "published":
                 distance = sum(a != b for a, b in zip(m_i, m_j, strict=True))
-                result[i, j] = 1 - distance / (2 * sum(m_i))
+                result[i, j] = 1 - Fraction(distance, 2 * sum(m_i))
             else:
                 both = sum(a and b for a, b in zip(m_i, m_j, strict=True))
-                result[i, j] = 2 * both / (sum(m_i) + sum(m_j))
+                result[i, j] = Fraction(2 * both, sum(m_i) + sum(m_j))
     return result
 
 
-def collaborators(masks: Masks, kind: str, round: int, beta: float) -> dict[int, tuple[int, ...]]:
+def bar(overlaps: Mapping[tuple[int, int], Fraction], round: int, beta: int) -> Fraction:
+    """θ_t, exactly."""
+    mean, highest = sum(overlaps.values()) / Fraction(len(overlaps)), max(overlaps.values())
+    return mean + Fraction(round + 1, beta) * (highest - mean)
+
+
+def collaborators(masks: Masks, kind: str, round: int, beta: int) -> dict[int, tuple[int, ...]]:
     """C_i of every client."""
     overlaps = overlap(masks, kind)
     if not overlaps:
         return {i: (i,) for i in masks}
-    mean, highest = sum(overlaps.values()) / len(overlaps), max(overlaps.values())
-    bar = mean + (round + 1) / beta * (highest - mean)
-    if len(set(overlaps.values())) == 1:
-        bar = highest
-    return {i: tuple(sorted([i] + [j for j in masks if (i, j) in overlaps and overlaps[i, j] >= bar])) for i in masks}
+    least = bar(overlaps, round, beta)
+    return {i: tuple(sorted([i] + [j for j in masks if (i, j) in overlaps and overlaps[i, j] >= least])) for i in masks}
 
 
 def merge(
