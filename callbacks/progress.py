@@ -110,6 +110,10 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         sent, dense = summary[f"total/bytes/{direction}"], summary[f"total/bytes/dense_{direction}"]
         saved = f"{1 - sent / dense:.1%} below dense" if dense else "–"
         table.add_row(f"bytes {direction}", format_bytes(sent), f"dense {format_bytes(dense)}", saved)
+    if "total/network/seconds" in summary:
+        reached = summary.get("network/seconds_to_target")
+        target = "" if reached is None else f"{reached:.1f} s to target"
+        table.add_row("simulated network", f"{summary['total/network/seconds']:.1f} s", target, "")
     if "worst/program/gap" in summary:
         table.add_section()
         table.add_row("mask density", f"{summary['mask/density']:.3f}", "", "")

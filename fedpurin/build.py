@@ -24,6 +24,7 @@ from fedpurin.client import LocalTrainer
 from fedpurin.config import Config, ConfigError
 from fedpurin.data import from_datasets, load, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
 from fedpurin.launch import make_fabric
 from fedpurin.lock import RunLock, is_first_process
@@ -136,6 +137,7 @@ def _assemble(
         run_dir=run_dir,
         clients=clients,
         num_train={id: len(indices) for id, indices in enumerate(parts.train)},
+        links=draw_links(config.network, config.partition.num_clients, config.seed) if config.network else (),
     )
 
 

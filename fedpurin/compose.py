@@ -59,7 +59,9 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
 def to_config(mapping: dict[str, Any]) -> Config:
     """The frozen configuration of a composed, resolved mapping; Hydra's part and names that it interpolates go."""
     helpers = ("hydra", "experiment", "launcher", "horizon")
-    return Config.from_mapping({key: mapping[key] for key in mapping if key not in helpers})
+    options = {key: mapping[key] for key in mapping if key not in helpers}
+    options["network"] = options.get("network") or None  # network=none is an empty file
+    return Config.from_mapping(options)
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

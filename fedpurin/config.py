@@ -168,6 +168,8 @@ class NetworkConfig:
     down_mbps: LinkValue = 50.0
     latency_ms: LinkValue = 20.0
     """One way, milliseconds."""
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Personalised accuracy whose simulated time of arrival the summary tells."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

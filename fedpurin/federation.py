@@ -19,6 +19,7 @@ from typing import Any
 from fedpurin.client import Client, FitResult, LocalTrainer
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
+from fedpurin.exchange.network import Link, client_seconds, round_seconds
 from fedpurin.methods import Method, Round
 from fedpurin.seeding import numpy_generator
 from fedpurin.space import unpack_mask
@@ -36,10 +37,11 @@ class RunError(RuntimeError):
 class Federation:
     """One run's parts on this rank, and the loop over its rounds.
 
-    `clients` are this rank's own; `num_train` counts every client's training samples; `history` is every round's
-    record so far (filled on rank 0). Callbacks hear `on_run_start`, `on_round_start`, `on_round_fits_end`,
-    `on_round_end` (rank 0), `on_round_done`, `on_run_end` and `on_run_failed`, each with the
-    keyword arguments it names.
+    `clients` are this rank's own; `num_train` counts every client's training samples; `links` are the clients'
+    simulated ones, where there is a link model; `history` is every round's record so far (filled on rank 0);
+    `moved_bytes` is what the simulator itself moved between ranks, known when the run has ended. Callbacks hear
+    `on_run_start`, `on_round_start`, `on_client_end`, `on_round_fits_end`, `on_client_rows`, `on_round_end` (rank 0),
+    `on_round_done`, `on_run_end` and `on_run_failed`, each with the keyword arguments it names.
     """
 
     config: Config
@@ -50,8 +52,10 @@ class Federation:
     run_dir: Path
     clients: dict[int, Client]
     num_train: Mapping[int, int]
+    links: Sequence[Link] = ()
     first_round: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    moved_bytes: int = 0
 
     def run(self) -> list[dict[str, Any]]:
         """Run the rounds that are left and return the history."""
@@ -60,6 +64,7 @@ class Federation:
             for number in range(self.first_round, self.config.trainer.rounds):
                 self.run_round(number)
                 self._call("on_round_done", number=number)
+            self.moved_bytes = sum(self.processes.gather_objects(self.processes.moved_bytes))
             self._call("on_run_end")
         except BaseException as error:
             self._call("on_run_failed", error=error)
@@ -171,6 +176,11 @@ class Federation:
         for _, _, totals in gathered:
             for name, value in totals.items():
                 record[name] = record.get(name, 0) + value
+        if self.links:
+            by_client = {int(row["client"]): row for row in rows if not row["diverged"]}
+            for id, taken in client_seconds(by_client, self.links).items():
+                by_client[id]["network/seconds"] = taken
+            record["network/seconds"] = round_seconds(by_client, self.links)
         record |= figures | {"round/seconds": seconds}
         self.history.append(record)
         self._call("on_round_end", record=record, rows=rows)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from fedpurin.config import Config, ConfigError
+from fedpurin.exchange.network import seconds_to_accuracy
 from fedpurin.interruption import Interrupted
 
 if TYPE_CHECKING:
@@ -212,8 +213,15 @@ def summarise_run(federation: Federation) -> dict[str, Any]:
         f"total/{name}": sum(record.get(name) or 0 for record in history)
         for name in (*TOTALS, "program/seconds", "round/seconds")
     }
+    network = federation.config.network
+    simulated = [record["network/seconds"] for record in history] if network and federation.links else []
+    if simulated:
+        totals["total/network/seconds"] = sum(simulated)
+    if simulated and network and network.target_accuracy is not None:
+        reached = [record.get("accuracy/personalized") for record in history]
+        totals["network/seconds_to_target"] = seconds_to_accuracy(simulated, reached, network.target_accuracy)
     gaps = [record["program/gap"] for record in history if record.get("program/gap") is not None]
     return {
-        **last, **best, **totals, "rounds": len(history),
+        **last, **best, **totals, "rounds": len(history), "simulator/moved_bytes": federation.moved_bytes,
         **({"worst/program/gap": max(gaps)} if gaps else {}),
     }  # fmt: skip
