@@ -19,7 +19,7 @@ from fedpurin.exchange.costs import Encoding, EncodingCost
 from fedpurin.selection.answer import RESOLUTION
 from fedpurin.selection.byte_passes import by_tensor
 from fedpurin.selection.instance import Instance, Items, Plan, items_of
-from fedpurin.selection.programs import BudgetStatement, state_budget
+from fedpurin.selection.programs import Statement, state_budget
 from fedpurin.selection.scan import Scan
 from fedpurin.selection.solver import solve_statement
 
@@ -58,7 +58,7 @@ class BudgetSolver:
 
     def __init__(self, solver: str) -> None:
         self.solver = solver
-        self._statements: dict[tuple[int, tuple[int, ...]], BudgetStatement] = {}
+        self._statements: dict[tuple[int, tuple[int, ...]], Statement] = {}
 
     def solve(self, instance: Instance, *, absolute_gap: float, time_limit: float) -> CoreSolution:
         """Solve a reduced instance. `absolute_gap` is in units of the scores.
@@ -69,7 +69,8 @@ class BudgetSolver:
         slots = _arrange(instance)
         widths = _widths(slots)
         statement = self._statement(len(instance.curves), widths)
-        scale = _fill(statement, instance, slots, widths)
+        values, scale = _scale(instance, slots, widths)
+        statement.fill(values)
         outcome = solve_statement(
             statement.problem,
             self.solver,
@@ -87,7 +88,7 @@ class BudgetSolver:
             outcome.solver_seconds,
         )
 
-    def _statement(self, num_tensors: int, widths: tuple[int, ...]) -> BudgetStatement:
+    def _statement(self, num_tensors: int, widths: tuple[int, ...]) -> Statement:
         """The statement for so many items in each slot; slots are dealt out evenly to the tensors."""
         if (num_tensors, widths) not in self._statements:
             if len(self._statements) >= 8:
@@ -120,8 +121,8 @@ def _power_of_two(count: int) -> int:
     return max(1 << max(count - 1, 0).bit_length(), _LEAST_WIDTH)
 
 
-def _fill(statement: BudgetStatement, instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) -> float:
-    """Set the parameters; returns the scale between the instance's objective and the solver's."""
+def _scale(instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) -> tuple[Values, float]:
+    """The statement's numbers, and the scale between the instance's objective and the solver's."""
     prices = instance.prices
     assert prices is not None
     assert instance.capacity is not None
@@ -149,20 +150,25 @@ def _fill(statement: BudgetStatement, instance: Instance, slots: Sequence[_Slot]
     # What a tensor pays in any case is no part of the decision: the smaller the byte row's numbers, the better.
     charges = np.where(allowed, fixed, np.inf).reshape(num_tensors, -1)
     unavoidable = charges.min(axis=1, keepdims=True)
-    statement.fixed.value = np.where(np.isfinite(charges), charges - unavoidable, 0.0).ravel()
-    statement.capacity.value = float(instance.capacity - unavoidable.sum())
-    statement.per_value.value, statement.room.value = per_value, room
-    statement.allowed.value = allowed.astype(float)
-    statement.base.value, statement.price.value = base * scale, price * scale
-    statement.score.value, statement.size.value = score * scale, size
-    return float(scale)
+    values = {
+        "fixed": np.where(np.isfinite(charges), charges - unavoidable, 0.0).ravel(),
+        "capacity": float(instance.capacity - unavoidable.sum()),
+        "per_value": per_value,
+        "room": room,
+        "allowed": allowed.astype(float),
+        "base": base * scale,
+        "price": price * scale,
+        "score": score * scale,
+        "size": size,
+    }
+    return values, float(scale)
 
 
-def _read(statement: BudgetStatement, slots: Sequence[_Slot], num_tensors: int) -> Plan:
+def _read(statement: Statement, slots: Sequence[_Slot], num_tensors: int) -> Plan:
     """The taken choice of each tensor and its count, rounded to integers."""
-    taken = statement.y.value.reshape(num_tensors, -1).argmax(axis=1)
+    taken = statement.variables["y"].value.reshape(num_tensors, -1).argmax(axis=1)
     positions = taken + np.arange(num_tensors) * (len(slots) // num_tensors)
-    counts = np.rint(statement.k.value[positions]).astype(int)
+    counts = np.rint(statement.variables["k"].value[positions]).astype(int)
     return Plan(tuple(counts.tolist()), tuple(slots[position].index for position in positions))
 
 
@@ -184,20 +190,22 @@ def solve_unreduced(
     sizes = [segment.size for segment in scan.layout]
     listed = [(tensor, cost) for tensor, row in enumerate(costs) for cost in row]
     tensor_of_choice = np.array([tensor for tensor, _ in listed])
-    statement = state_budget(
-        tensor_of_choice, tensor_of_choice, np.repeat(np.arange(len(sizes)), sizes), integer_items=True
-    )
     scores = scan.layout.extract(scan.scores).cpu().numpy().astype(np.float64)
     scale = _OBJECTIVE_SCALE / objective if objective > 0 else 1.0
-    statement.score.value, statement.size.value = scores * scale, (scores > 0).astype(float)
-    statement.base.value, statement.price.value = np.zeros(len(listed)), 0.0
-    statement.allowed.value = np.ones(len(listed))
-    statement.room.value = np.array(
-        [0.0 if cost.encoding == Encoding.NONE else float(sizes[tensor]) for tensor, cost in listed]
-    )
-    statement.fixed.value = np.array([float(cost.fixed) for _, cost in listed])
-    statement.per_value.value = np.array([float(cost.per_value) for _, cost in listed])
-    statement.capacity.value = float(capacity)
+    is_none = np.array([cost.encoding == Encoding.NONE for _, cost in listed])
+    values = {
+        "score": scores * scale,
+        "size": (scores > 0).astype(float),
+        "base": np.zeros(len(listed)),
+        "price": 0.0,
+        "allowed": np.ones(len(listed)),
+        "room": np.where(is_none, 0.0, np.array(sizes, dtype=float)[tensor_of_choice]),
+        "fixed": np.array([float(cost.fixed) for _, cost in listed]),
+        "per_value": np.array([float(cost.per_value) for _, cost in listed]),
+        "capacity": float(capacity),
+    }
+    pool_of_item = np.repeat(np.arange(len(sizes)), sizes)
+    statement = state_budget(tensor_of_choice, tensor_of_choice, pool_of_item, values, integer_items=True)
     outcome = solve_statement(
         statement.problem,
         solver,
@@ -207,9 +215,9 @@ def solve_unreduced(
     )
     plan = None
     if outcome.has_solution:
-        selected = np.split(statement.x.value, np.cumsum(sizes)[:-1])
+        selected = np.split(statement.variables["x"].value, np.cumsum(sizes)[:-1])
         width = len(costs[0])
-        taken = statement.y.value.reshape(len(sizes), width).argmax(axis=1)
+        taken = statement.variables["y"].value.reshape(len(sizes), width).argmax(axis=1)
         plan = Plan(tuple(round(float(part.sum())) for part in selected), tuple(taken.tolist()))
     return CoreSolution(
         plan,

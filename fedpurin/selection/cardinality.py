@@ -17,7 +17,7 @@ from fedpurin.selection.answer import RESOLUTION, Answer, close_gap
 from fedpurin.selection.instance import Choice, Instance, Items, Plan, items_of
 from fedpurin.selection.passes import AggregateEqual, Chain, DropNull, Reduction
 from fedpurin.selection.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
-from fedpurin.selection.programs import CardinalityStatement, state_global, state_layerwise
+from fedpurin.selection.programs import Statement, Values, state_global, state_layerwise
 from fedpurin.selection.scan import Scan
 from fedpurin.selection.solver import Outcome, SolverError, solve_statement
 from fedpurin.space import Layout
@@ -45,7 +45,7 @@ class CardinalityProgram:
             self.ceiling = [math.floor(round(program.density_ceiling * size, 9)) for size in sizes]
             self.total = math.floor(program.tau * layout.size)
             self._check_bounds(layout, self.total)
-        self._statements: dict[tuple[int, ...], CardinalityStatement] = {}
+        self._statements: dict[tuple[int, ...], Statement] = {}
 
     def _check_bounds(self, layout: Layout, total: int) -> None:
         options = f"program.density_floor={self.program.density_floor}"
@@ -115,14 +115,16 @@ class CardinalityProgram:
     def _solve_items(
         self, core: Instance, items: list[Items], deadline: float
     ) -> tuple[tuple[int, ...] | None, Outcome, float]:
-        statement = self._statement(tuple(len(item.size) for item in items))
         score = np.concatenate([item.score for item in items])
         scale = _LARGEST_SCORE / score.max(initial=0.0) if score.any() else 1.0
-        statement.score.value = score * scale
-        statement.size.value = np.concatenate([item.size for item in items])
-        statement.ceiling.value = np.array(core.ceiling, dtype=float)
-        if core.total is not None:
-            statement.floor.value, statement.total.value = np.array(core.floor, dtype=float), float(core.total)
+        values = {
+            "score": score * scale,
+            "size": np.concatenate([item.size for item in items]),
+            "floor": np.array(core.floor, dtype=float),
+            "ceiling": np.array(core.ceiling, dtype=float),
+            "total": 0.0 if core.total is None else float(core.total),
+        }
+        statement = self._state(tuple(len(item.size) for item in items), values)
         outcome = solve_statement(
             statement.problem,
             self.program.solver,
@@ -133,17 +135,20 @@ class CardinalityProgram:
         if not outcome.has_solution:
             return None, outcome, scale
         ends = np.cumsum([len(item.size) for item in items])[:-1]
-        counts = tuple(round(float(part.sum())) for part in np.split(statement.x.value, ends))
+        counts = tuple(round(float(part.sum())) for part in np.split(statement.variables["x"].value, ends))
         return counts, outcome, scale
 
-    def _statement(self, num_items: tuple[int, ...]) -> CardinalityStatement:
-        """The compiled program for so many items of each tensor. Between rounds the shape rarely changes."""
+    def _state(self, num_items: tuple[int, ...], values: Values) -> Statement:
+        """The program for so many items of each tensor; cores of a shape seen before are compiled already."""
+        state = state_layerwise if self.total is None else state_global
+        tensor_of_item = np.repeat(np.arange(len(num_items)), num_items)
+        if not self.program.reduce:
+            return state(tensor_of_item, len(num_items), values)
         if num_items not in self._statements:
             if len(self._statements) >= 4:
                 self._statements.clear()
-            state = state_layerwise if self.total is None else state_global
-            tensor_of_item = np.repeat(np.arange(len(num_items)), num_items)
             self._statements[num_items] = state(tensor_of_item, len(num_items))
+        self._statements[num_items].fill(values)
         return self._statements[num_items]
 
     def _check(self, plan: Plan, full: Instance) -> None:
