@@ -109,7 +109,7 @@ class LocalTrainer:
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
         # Through Fabric, self.log costs a device sync a call; here it only collects while evaluating.
         module.log = self._log  # type: ignore[method-assign]
-        module.log_dict = self._log_dict  # type: ignore[method-assign]
+        module.log_dict = self._log_dict  # type: ignore[method-assign, assignment]
 
     def new_client(self, id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
         """A client that starts from the module's present weights and buffers, as every client does."""

@@ -181,7 +181,8 @@ class Federation:
             for id, taken in client_seconds(by_client, self.links).items():
                 by_client[id]["network/seconds"] = taken
             record["network/seconds"] = round_seconds(by_client, self.links)
-        record |= figures | {"round/seconds": seconds}
+        record.update(figures)
+        record["round/seconds"] = seconds
         self.history.append(record)
         self._call("on_round_end", record=record, rows=rows)
 

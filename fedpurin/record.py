@@ -78,7 +78,7 @@ class RunFolder:
         write_json(self.path / "environment.json", environment | {"starts": starts})
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
 
-    def write_partition(self, class_names: Sequence[str], train: Sequence[Any], test: Sequence[Any]) -> None:
+    def write_partition(self, class_names: Sequence[str], train: Iterable[Any], test: Iterable[Any]) -> None:
         """Who holds what: the classes' names, and samples by client and class in training and in test."""
         counts = {"train": [list(map(int, row)) for row in train], "test": [list(map(int, row)) for row in test]}
         write_json(self.path / "partition.json", {"class_names": list(class_names), **counts})

@@ -13,6 +13,7 @@ compared and counted whole, without a loop over tensors.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,11 +43,11 @@ class Segment:
     is_head: bool = False
 
     @property
-    def slice(self) -> slice:
+    def slice(self) -> builtins.slice:
         return slice(self.offset, self.offset + self.size)
 
     @property
-    def packed_slice(self) -> slice:
+    def packed_slice(self) -> builtins.slice:
         """This segment's bytes in a packed mask: ⌈size / 8⌉ of them."""
         return slice(self.offset // 8, self.offset // 8 + (self.size + 7) // 8)
 

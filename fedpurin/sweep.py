@@ -195,7 +195,7 @@ def _multirun_overrides(sweep_dir: Path) -> list[str]:
     path = sweep_dir / "multirun.yaml"
     if not path.exists():
         return []
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     task: list[str] = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
     return list(task)
@@ -214,7 +214,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         value = yaml.safe_load(path.read_text())
