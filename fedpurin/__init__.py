@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedpurin.api import RunResult, simulate
     from fedpurin.config import Config, ConfigError
     from fedpurin.federation import Federation
-    from fedpurin.api import RunResult, simulate
 
 __version__ = "0.1.0"
 __all__ = ["Config", "ConfigError", "Federation", "RunResult", "simulate"]

@@ -164,7 +164,7 @@ class Federation:
             row |= {"num_train": self.num_train[id], "loss/train": fit.loss, "fit/seconds": fit.seconds}
             row |= {"diverged": fit.diverged or ""} | sent.get(id, {})
             if self._evaluates(round.number):
-                row |= {name: value for name, value in self.clients[id].metrics.items()}
+                row |= self.clients[id].metrics
             rows.append(row)
         self._call("on_client_rows", rows=rows)
         gathered = self.processes.gather_objects((rows, metrics, self.exchange.ledger.round_totals(round.number)))
