@@ -1,14 +1,17 @@
 """Signs of life of every rank in the process group's store, so that survivors can name the rank that died.
 
-Owns: one daemon thread a rank that counts up its key. Does not own: noticing that something is wrong (a
-collective that fails or times out does, `processes.py`).
+Owns: one daemon thread a rank that counts up its key and listens for a verdict. Does not own: noticing that something
+is wrong (a collective that fails or times out does, `processes.py`).
 
 A rank whose count stands still is dead or stopped; a rank that waits in a collective still counts, since the
-wait releases the GIL. If the store itself does not answer, the rank that serves it, rank 0, is the one lost.
+wait releases the GIL. The first rank to find out publishes its verdict, because its own end makes other ranks'
+collectives fail too, and takes the store with it where rank 0 serves the store. If the store is gone without a verdict,
+it is rank 0 that was lost.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
@@ -17,6 +20,7 @@ from torch.distributed import distributed_c10d
 
 INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 4.0
+_VERDICT = "fedpurin/lost"
 
 
 class Heartbeat:
@@ -25,19 +29,27 @@ class Heartbeat:
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._store: Any = distributed_c10d._get_default_store()
-        self._beats = 0
+        self._verdict: list[int] | None = None
         self._store.add(self._key(rank), 1)
         threading.Thread(target=self._beat, name="fedpurin-heartbeat", daemon=True).start()
 
     def find_lost(self) -> list[int]:
-        """Ranks whose beat stands still for PATIENCE_SECONDS."""
+        """Ranks whose beat stands still for PATIENCE_SECONDS, or that another rank found lost."""
         try:
             before = self._read()
-            time.sleep(PATIENCE_SECONDS)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while self._verdict is None and time.monotonic() < deadline:
+                time.sleep(INTERVAL_SECONDS)
+            if self._verdict is not None:
+                return self._verdict
             after = self._read()
+            lost = [rank for rank in range(self.size) if rank != self.rank and before[rank] == after[rank]]
+            if lost:
+                self._store.set(_VERDICT, json.dumps(lost))
+                time.sleep(2 * INTERVAL_SECONDS)  # every rank hears of it before this one ends
         except RuntimeError:
-            return [0]
-        return [rank for rank in range(self.size) if rank != self.rank and before[rank] == after[rank]]
+            return [0] if self._verdict is None else self._verdict
+        return lost
 
     def _read(self) -> list[int]:
         return [self._store.add(self._key(rank), 0) for rank in range(self.size)]
@@ -48,6 +60,8 @@ class Heartbeat:
             time.sleep(INTERVAL_SECONDS)
             try:
                 store.add(self._key(self.rank), 1)
+                if self._verdict is None and store.check([_VERDICT]):
+                    self._verdict = json.loads(store.get(_VERDICT))
             except RuntimeError:
                 return  # the store is gone: the run ends
 

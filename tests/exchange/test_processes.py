@@ -1,0 +1,75 @@
+"""Real gloo processes: the same bits and the same ledger on 1, 2 and 4 of them; and a rank that dies is named."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedpurin.exchange import Processes
+from tests.exchange.worker import run_cases
+
+
+def start(scenario: str, size: int, out: Path) -> list[subprocess.Popen[str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.exchange.worker", scenario, str(rank), str(size), str(port), str(out)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return run_cases(Processes())
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_same_bits_and_ledger_on_several_ranks(size: int, alone: dict[str, Any], tmp_path: Path) -> None:
+    ranks = start("cases", size, tmp_path / "rank")
+    assert [rank.wait(120) for rank in ranks] == [0] * size
+    parts = [torch.load(f"{tmp_path / 'rank'}.{rank}") for rank in range(size)]
+    for name, expected in alone.items():
+        if name in ("objects", "broadcast", "moved_bytes"):
+            continue
+        if name.endswith("ledger"):
+            assert all(part[name] == expected for part in parts), name
+        elif name == "mean":
+            assert all(torch.equal(part[name], expected) for part in parts)
+        else:
+            together = {client: vector for part in parts for client, vector in part[name].items()}
+            assert sorted(together) == sorted(expected)
+            assert all(torch.equal(together[client], expected[client]) for client in expected), name
+    assert parts[1]["objects"] == [{"rank": rank} for rank in range(size)]
+    assert [part["broadcast"] for part in parts] == ["from 0"] * size
+    assert alone["moved_bytes"] == 0
+    assert all(part["moved_bytes"] > 0 for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "size"),
+    [("kill-1", 3), pytest.param("kill-0", 2, marks=pytest.mark.slow), pytest.param("stop-1", 2, marks=pytest.mark.slow)],
+)
+def test_a_lost_rank_is_named_by_the_others(scenario: str, size: int, tmp_path: Path) -> None:
+    victim = int(scenario[-1])
+    ranks = start(scenario, size, tmp_path / "rank")
+    try:
+        for number, rank in enumerate(ranks):
+            if number != victim:
+                output, _ = rank.communicate(timeout=60)
+                assert output.startswith(f"RankLostError: rank {victim} of {size} did not finish the "), output
+                assert f"that rank {number} waits in (exchange.timeout_seconds=6)" in output
+                assert rank.returncode == 3
+    finally:
+        for rank in ranks:
+            rank.kill()

@@ -1,0 +1,92 @@
+"""One rank of the tests in `test_processes.py`: python -m tests.exchange.worker SCENARIO RANK SIZE PORT OUT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fedpurin.aggregation import collaborators, overlap_matrix
+from fedpurin.config import ExchangeConfig
+from fedpurin.exchange import Exchange, Ledger, Processes
+from tests.exchange.naive import Clients
+
+CASES = [
+    *product(("direct", "on_demand"), ("collaborators", "contributors"), ("local", "global"), ("published", "dice")),
+    ("on_demand", "average", "", ""),
+    ("direct", "fedcac", "", "published"),
+]
+
+
+def make_clients() -> Clients:
+    """Seven of the federation's clients take part: they do not divide evenly, and rank 3 of 4 has none but 3 and 7."""
+    return Clients.make([20_000, 7, 500], [0, 1, 2, 3, 7, 8, 12], [0.5, 0.3, 0.6, 0.05, 0.9, 0.0, 0.4])
+
+
+def run_cases(processes: Processes) -> dict[str, Any]:
+    """Own clients' vectors after each case, and, gathered, everyone's bytes."""
+    results: dict[str, Any] = {}
+    for mode, normalise, fill, kind in CASES:
+        clients, ledger = make_clients(), Ledger()
+        config = ExchangeConfig(mode=mode, bucket_mib=0.2)  # type: ignore[arg-type]
+        exchange = Exchange(config, clients.layout, processes, ledger)
+        exchange.begin_round(2, clients.ids)
+        own = processes.owned(clients.ids)
+        vectors = clients.copies(own)
+        if normalise == "average":
+            mean = exchange.average(vectors, clients.samples)
+            results["mean"] = mean
+        else:
+            masks = exchange.share_masks({i: clients.masks[i] for i in own})
+            overlap = overlap_matrix([masks[i] for i in clients.ids], kind)  # type: ignore[arg-type]
+            groups = collaborators(overlap, clients.ids, 2, 10)
+            if normalise == "fedcac":
+                exchange.combine_dense(vectors, masks, groups, weights=clients.samples)
+            else:
+                exchange.combine(
+                    vectors, masks, groups, normalise=normalise, fill=fill, weights=clients.samples  # type: ignore[arg-type]
+                )
+        name = f"{mode} {normalise} {fill} {kind}"
+        results[name] = vectors
+        results[f"{name} ledger"] = {
+            "/".join(entry): num_bytes for entry, num_bytes in sorted(ledger.gather(processes).by_entry().items())
+        }
+    results["objects"] = processes.gather_objects({"rank": processes.rank})
+    results["broadcast"] = processes.broadcast_object(f"from {processes.rank}")
+    results["moved_bytes"] = processes.moved_bytes
+    return results
+
+
+def main() -> None:
+    scenario, rank, size, port, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
+    if scenario == "cases":
+        torch.save(run_cases(Processes()), f"{out}.{rank}")
+        dist.destroy_process_group()
+        return
+    processes = Processes(timeout_seconds=6.0)
+    action, victim = scenario.split("-")
+    processes.barrier()
+    if rank == int(victim):
+        os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        run_cases(processes)
+    except RuntimeError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        print(f"after {time.monotonic() - started:.1f} s", file=sys.stderr)
+        os._exit(3)  # a lost rank leaves nothing to tidy up together
+
+
+if __name__ == "__main__":
+    main()
