@@ -88,7 +88,7 @@ def _assemble(
         callbacks=[checkpointer, recorder, *listeners],
         timeout_seconds=config.exchange.timeout_seconds,
     )
-    processes = Processes(fabric.device)
+    processes = Processes(fabric.device, config.exchange.timeout_seconds)
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
     parts = partition(config.partition, data, config.seed)
