@@ -55,6 +55,9 @@ class Tracker(lightning.Callback):
         """End with a finished run's summary, or with what ended it."""
         raise NotImplementedError
 
+    def give_up(self) -> None:
+        """Drop what is left of a service that failed."""
+
     def on_run_start(self, federation: Federation) -> None:
         if federation.processes.rank != 0:
             return
@@ -110,6 +113,7 @@ class Tracker(lightning.Callback):
     def _give_up(self, why: str) -> None:
         if not self._failed:
             self._failed = True
+            self.give_up()
             log.warning("%s: %s; the run goes on without it, %s is complete", self.service, why, self.run_dir)
 
     def _masks(self, number: int) -> dict[str, Any]:
@@ -152,18 +156,15 @@ class WandbTracker(Tracker):
         self._known: set[int] = set()
 
     def open(self, config: Config, run_dir: Path, first_round: int) -> None:
-        import wandb
-
         mode = wandb_run.choose_mode(self.mode)
         earlier = wandb_run.recorded_rounds(run_dir) if first_round and mode == "offline" else set()
         options = {"project": self.project, "entity": self.entity, "group": self.group}
         try:
             self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
-        except wandb.errors.Error as error:
-            if mode != "online":
-                raise
-            log.warning("W&B: %s; recording offline, upload later: fedpurin sync %s", _one_line(error), run_dir)
-            wandb.teardown()  # or the id would still be in use
+        except Exception as error:  # no server, no permission, or a W&B process that an earlier run left dead
+            if mode == "online":
+                log.warning("W&B: %s; recording offline, upload later: fedpurin sync %s", _one_line(error), run_dir)
+            wandb_run.forget_process()
             earlier = wandb_run.recorded_rounds(run_dir) if first_round else set()
             self._run = wandb_run.open_run(config, run_dir, mode="offline", **options)
         self._known = set(range(self._run.step)) if self._run.resumed else earlier
@@ -181,6 +182,10 @@ class WandbTracker(Tracker):
             if self.log_model:
                 self._upload_model()
         self._run.finish(exit_code=0 if error is None or isinstance(error, Interrupted) else 1)
+
+    def give_up(self) -> None:
+        # A hung W&B process would hang its teardown as well.
+        threading.Thread(target=wandb_run.forget_process, daemon=True).start()
 
     def _upload_model(self) -> None:
         import wandb

@@ -7,6 +7,7 @@ log and what to do when W&B fails (callbacks/tracking.py). `wandb` and matplotli
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import netrc
@@ -110,6 +111,14 @@ def open_run(
     run.define_metric("bytes/cumulative")
     run.define_metric("*", step_metric="round")
     return run
+
+
+def forget_process() -> None:
+    """End W&B's own process, dead or alive: its next use starts a new one, and an id is no longer in use."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown(exit_code=1)
 
 
 def default_group(config: Config, run_dir: Path) -> str:

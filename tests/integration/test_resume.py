@@ -172,6 +172,7 @@ def assert_same_folders(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_continues_on_another_number_of_processes(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     subprocess.run([*CLI, "trainer.rounds=6", f"hydra.run.dir={whole}"], check=True)
