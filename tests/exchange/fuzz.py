@@ -10,14 +10,17 @@ does memory beyond the layout's.
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fedpurin.exchange import index_cpu
 from fedpurin.exchange.checksum import Section, checksum, combine
 from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
-from fedpurin.exchange.header import DecodeError, Header
-from fedpurin.exchange.message import decode
+from fedpurin.exchange.header import DecodeError, Header, Kind
+from fedpurin.exchange.message import Message, Tally, decode, encode, read_values
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 LAYOUT = Layout.from_sizes([40, 300])
@@ -73,10 +76,32 @@ def check(data: bytes, universe: Tensor | None) -> None:
         assert message.mask.numel() == LAYOUT.length // 8
 
 
+def write_corpus(folder: Path, universe: Tensor) -> None:
+    """Real messages of every kind and encoding to start from."""
+    parameters = LAYOUT.parameter_mask()
+    for number, density in enumerate((0.0, 0.01, 0.1, 0.5, 0.97, 1.0)):
+        mask = parameters & (torch.rand(LAYOUT.length) < density)
+        values = torch.randn(int(mask.sum()))
+        own = mask & unpack_mask(universe)
+        counts = torch.tensor([2, 3], dtype=torch.uint8)
+        messages = [
+            (1, encode(Message(Kind.MASK, 1, 2, pack_mask(mask)), LAYOUT)),
+            (1, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), values), LAYOUT)),
+            (1, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), values.half()), LAYOUT)),
+            (1, encode(Message(Kind.VALUES, 1, 2, None, values), LAYOUT)),
+            (3, encode(Message(Kind.REQUEST, 1, 2, pack_mask(own)), LAYOUT, universe)),
+            (3, encode(Message(Kind.SUMS, 1, 2, pack_mask(own), values[: int(own.sum())], 3, counts), LAYOUT, universe)),
+        ]
+        for kind, (how, message) in enumerate(messages):
+            (folder / f"{number}-{kind}").write_bytes(bytes([how, *message.tolist()]))
+
+
 def main() -> None:
     import atheris
 
     torch.set_num_threads(1)
+    for function in (decode, Header.unpack.__func__, Tally.check, read_values, index_cpu.decode_index, index_cpu._refuse):
+        atheris.instrument_func(function)  # the compiled loops cannot report what they reach
     every_third = pack_mask((torch.arange(LAYOUT.length) % 3 == 0) & LAYOUT.parameter_mask())
 
     def one(data: bytes) -> None:
@@ -87,8 +112,10 @@ def main() -> None:
             body = bytes(seal(torch.frombuffer(bytearray(b"FP\x01" + body[3:]), dtype=torch.uint8)).tolist())
         check(body, every_third if how & 2 else None)
 
-    atheris.Setup(sys.argv, one)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory() as corpus:
+        write_corpus(Path(corpus), every_third)
+        atheris.Setup([*sys.argv, corpus], one)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
