@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedpurin.checkpoint import CheckpointError, Writing, find_all, find_latest, prune, sync_files
+from fedpurin.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.client import Client
 from fedpurin.config import CheckpointConfig, ConfigError
 from fedpurin.export import describe_module
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised when a checkpoint of an older version can no longer be read."""
+CLIENTS_AT_ONCE = 64
+"""A restore holds so many clients twice."""
 
 
 class Checkpointer:
@@ -109,14 +110,14 @@ class Checkpointer:
             found = find_latest(run_dir, log.warning)
         found = processes.broadcast_object(found)
         state = found.read_state() if found is not None else None
+        if state is not None:
+            check_state(federation, state)
         if processes.rank == 0:
             cut_back(run_dir, state["lengths"] if state else {}, state["history"] if state else [])
         processes.barrier()
         if found is None or state is None:
             return
-        own = [f"client/{id}/" for id in federation.clients]
-        tensors = found.read_tensors(lambda key: key.startswith(("method/", *own)))
-        restore(federation, tensors, state)
+        restore(federation, found, state)
         if processes.rank == 0:
             log.info("continues after %d rounds, from %s", found.rounds_done, found.path)
 
@@ -157,33 +158,40 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors | fixed | method_tensors, state
 
 
-def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """The inverse of `collect` for this rank's clients.
+def check_state(federation: Federation, state: Mapping[str, Any]) -> None:
+    """See that the checkpoint is this run's, before anything of the run folder is changed.
 
     Raises:
-        ConfigError: the checkpoint is another model's, another version's or another device's.
+        ConfigError: it is another model's, another version's or another device's.
     """
-    trainer = federation.trainer
+    trainer, run_dir = federation.trainer, federation.run_dir
     if state["format"] != FORMAT:
-        raise ConfigError(f"{federation.run_dir}: its checkpoints have format {state['format']}, this version {FORMAT}")
+        raise ConfigError(f"{run_dir}: its checkpoints have format {state['format']}, this version {FORMAT}")
     if state["layout"] != [[segment.name, list(segment.shape)] for segment in trainer.space.layout]:
-        raise ConfigError(
-            f"{federation.run_dir}: the checkpoint holds another model than {type(trainer.module).__name__}"
-        )
+        raise ConfigError(f"{run_dir}: the checkpoint holds another model than {type(trainer.module).__name__}")
     if state["device"] != trainer.vector.device.type:
         raise ConfigError(
             f"trainer.accelerator: the run began on {state['device']} and would go on on "
             f"{trainer.vector.device.type}, which has other bits; resume it on the same kind of device"
         )
     if state["torch"] != torch.__version__:
-        warnings.warn(
-            f"the run began with torch {state['torch']}; with {torch.__version__} bits may differ", stacklevel=1
-        )
+        log.warning("the run began with torch %s; with %s its bits may differ", state["torch"], torch.__version__)
+
+
+def restore(federation: Federation, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+    """The inverse of `collect` for this rank's clients."""
     torch.set_num_threads(state["threads"])  # convolutions split their sums by threads, on whatever machine
-    for id, client in federation.clients.items():
-        restore_client(client, tensors, state["metrics"].get(str(id), {}))
-    kept = {key: value.to(trainer.vector.device) for key, value in tensors.items() if key.startswith("method/")}
-    federation.method.load_state_dict(join_tensors(state["method"], kept))
+    own = list(federation.clients.values())
+    for start in range(0, len(own), CLIENTS_AT_ONCE):
+        batch = {f"client/{client.id}/": client for client in own[start : start + CLIENTS_AT_ONCE]}
+        tensors = checkpoint.read_tensors(lambda key, batch=batch: key[: key.find("/", 7) + 1] in batch)  # type: ignore[misc]
+        for client in batch.values():
+            restore_client(client, tensors, state["metrics"].get(str(client.id), {}))
+    kept = checkpoint.read_tensors(lambda key: key.startswith("method/"))
+    device = federation.trainer.vector.device
+    federation.method.load_state_dict(
+        join_tensors(state["method"], {key: value.to(device) for key, value in kept.items()})
+    )
     federation.exchange.ledger.load_state_dict(state["ledger"], federation.clients.keys())
     history = list(state["history"])
     federation.first_round = len(history)
