@@ -168,6 +168,7 @@ def test_a_key_without_a_network_falls_back_within_twenty_seconds(
         assert wandb_run.choose_mode("online") == "offline"
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_and_refuses_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never says a word
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
