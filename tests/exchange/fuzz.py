@@ -2,15 +2,18 @@
 
     python -m tests.exchange.fuzz [-runs=1000000] [-max_len=600]        (needs `pip install atheris`)
 
-Half of the cases are the fuzzer's bytes as they are; the other half get a fitting checksum, since no fuzzer guesses one
-and everything behind it would stay untested. Anything but a decoded message or `DecodeError` ends the run, and so
-does memory beyond the layout's.
+The first byte of a case says how to take the rest: as it is; with a fitting checksum, since no fuzzer guesses one and
+everything behind it would stay untested; or as block table, values and index behind a header that fits them.
+Anything but a decoded message or `DecodeError` ends the run, and so does memory beyond `-rss_limit_mb`. Every 200,000
+cases it counts what they came to.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 from fedpurin.exchange import index_cpu
 from fedpurin.exchange.checksum import Section, checksum, combine
 from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
-from fedpurin.exchange.header import DecodeError, Header, Kind
+from fedpurin.exchange.header import DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.message import Message, Tally, decode, encode, read_values
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
@@ -60,20 +63,40 @@ def seal(data: Tensor) -> Tensor:
         checksum(Section.COUNTS, counts),
     )
     sealed = data.clone()
-    sealed[HEADER_BYTES - 8 : HEADER_BYTES] = torch.frombuffer(bytearray(total.to_bytes(8, "little")), dtype=torch.uint8)
+    sealed[HEADER_BYTES - 8 : HEADER_BYTES] = torch.frombuffer(
+        bytearray(total.to_bytes(8, "little")), dtype=torch.uint8
+    )
     return sealed
 
 
-def check(data: bytes, universe: Tensor | None) -> None:
-    """Decode; a message that passes must be consistent."""
+def with_header(sections: bytes) -> bytes:
+    """Block table, values and index behind a header and checksum that fit them."""
+    rest = len(sections) - 1 - BLOCK_ENTRY_BYTES * NUM_BLOCKS
+    num_values = min(sections[0] if sections else 0, max(rest, 0) // 4)
+    header = Header(
+        kind=Kind.UPDATE if num_values else Kind.MASK,
+        value_type=ValueType.FLOAT32 if num_values else ValueType.NONE,
+        client=1,
+        round=2,
+        size=LAYOUT.size,
+        has_table=True,
+        index_bytes=max(rest - 4 * num_values, 0),
+        num_values=num_values,
+    )
+    return bytes(seal(torch.frombuffer(bytearray(header.pack() + sections[1:]), dtype=torch.uint8)).tolist())
+
+
+def check(data: bytes, universe: Tensor | None) -> str:
+    """Decode, and say what it came to; a message that passes must be consistent."""
     try:
         message = decode(data, LAYOUT, universe)
-    except DecodeError:
-        return
+    except DecodeError as error:
+        return re.sub(r"b'.*'|0x[0-9a-f]+|\d+", "#", str(error))
     if message.mask is not None and message.values is not None:
         assert int(unpack_mask(message.mask).sum()) == message.values.numel()
     if message.mask is not None:
         assert message.mask.numel() == LAYOUT.length // 8
+    return "decoded"
 
 
 def write_corpus(folder: Path, universe: Tensor) -> None:
@@ -90,27 +113,43 @@ def write_corpus(folder: Path, universe: Tensor) -> None:
             (1, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), values.half()), LAYOUT)),
             (1, encode(Message(Kind.VALUES, 1, 2, None, values), LAYOUT)),
             (3, encode(Message(Kind.REQUEST, 1, 2, pack_mask(own)), LAYOUT, universe)),
-            (3, encode(Message(Kind.SUMS, 1, 2, pack_mask(own), values[: int(own.sum())], 3, counts), LAYOUT, universe)),
+            (
+                3,
+                encode(Message(Kind.SUMS, 1, 2, pack_mask(own), values[: int(own.sum())], 3, counts), LAYOUT, universe),
+            ),
         ]
         for kind, (how, message) in enumerate(messages):
             (folder / f"{number}-{kind}").write_bytes(bytes([how, *message.tolist()]))
+        sections = [min(len(values), 255), *messages[1][1][HEADER_BYTES:].tolist()]
+        (folder / f"{number}-sections").write_bytes(bytes([4, *sections]))
 
 
 def main() -> None:
     import atheris
 
     torch.set_num_threads(1)
-    for function in (decode, Header.unpack.__func__, Tally.check, read_values, index_cpu.decode_index, index_cpu._refuse):
+    for function in (
+        decode,
+        Header.unpack.__func__,
+        Tally.check,
+        read_values,
+        index_cpu.decode_index,
+        index_cpu._refuse,
+    ):
         atheris.instrument_func(function)  # the compiled loops cannot report what they reach
     every_third = pack_mask((torch.arange(LAYOUT.length) % 3 == 0) & LAYOUT.parameter_mask())
 
+    outcomes: Counter[str] = Counter()
+
     def one(data: bytes) -> None:
-        if not data:
-            return
-        how, body = data[0], data[1:]
-        if how & 1 and len(body) >= HEADER_BYTES:
+        how, body = data[0] if data else 0, data[1:]
+        if how & 4:
+            body = with_header(body)
+        elif how & 1 and len(body) >= HEADER_BYTES:
             body = bytes(seal(torch.frombuffer(bytearray(b"FP\x01" + body[3:]), dtype=torch.uint8)).tolist())
-        check(body, every_third if how & 2 else None)
+        outcomes[check(body, every_third if how & 2 else None)] += 1
+        if outcomes.total() % 200_000 == 0:
+            print(*(f"{times:9,}  {outcome}" for outcome, times in outcomes.most_common()), sep="\n", flush=True)
 
     with tempfile.TemporaryDirectory() as corpus:
         write_corpus(Path(corpus), every_third)

@@ -43,7 +43,12 @@ def one_round(
     vectors = clients.copies()
     groups = collaborators(found, clients.ids, round, beta)
     exchange.combine(
-        vectors, masks, groups, normalise=normalise, fill=fill, weights=clients.samples  # type: ignore[arg-type]
+        vectors,
+        masks,
+        groups,
+        normalise=normalise,
+        fill=fill,
+        weights=clients.samples,  # type: ignore[arg-type]
     )
     return vectors, ledger
 
@@ -103,7 +108,7 @@ def test_ledger_of_on_demand_adds_up_from_outside(overlap: str, normalise: str) 
     clients = Clients.make([40_000, 5, 3000], [1, 2, 4, 5, 9], [0.5, 0.45, 0.02, 0.9, 0.3])
     layout, masks = clients.layout, positions(clients)
     groups = naive.collaborators(clients.bits(), overlap, 3, 10)
-    vectors, ledger = one_round(clients, overlap=overlap, normalise=normalise)
+    _, ledger = one_round(clients, overlap=overlap, normalise=normalise)
     for i in clients.ids:
         others = [j for j in groups[i] if j != i]
         users = [j for j in clients.ids if j != i and i in groups[j]]
@@ -173,7 +178,7 @@ def test_value_too_large_for_float16() -> None:
     clients = federation()
     for vector in clients.vectors.values():
         vector *= 1e6
-    with pytest.raises(ValueError, match="exchange.value_dtype=float16: a value of .* cannot be sent"):
+    with pytest.raises(ValueError, match=r"exchange.value_dtype=float16: a value of .* cannot be sent"):
         one_round(clients, mode="direct", value_dtype="float16")
 
 

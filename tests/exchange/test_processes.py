@@ -58,7 +58,11 @@ def test_same_bits_and_ledger_on_several_ranks(size: int, alone: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("scenario", "size"),
-    [("kill-1", 3), pytest.param("kill-0", 2, marks=pytest.mark.slow), pytest.param("stop-1", 2, marks=pytest.mark.slow)],
+    [
+        ("kill-1", 3),
+        pytest.param("kill-0", 2, marks=pytest.mark.slow),
+        pytest.param("stop-1", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_lost_rank_is_named_by_the_others(scenario: str, size: int, tmp_path: Path) -> None:
     victim = int(scenario[-1])

@@ -51,7 +51,12 @@ def run_cases(processes: Processes) -> dict[str, Any]:
                 exchange.combine_dense(vectors, masks, groups, weights=clients.samples)
             else:
                 exchange.combine(
-                    vectors, masks, groups, normalise=normalise, fill=fill, weights=clients.samples  # type: ignore[arg-type]
+                    vectors,
+                    masks,
+                    groups,
+                    normalise=normalise,
+                    fill=fill,
+                    weights=clients.samples,  # type: ignore[arg-type]
                 )
         name = f"{mode} {normalise} {fill} {kind}"
         results[name] = vectors
