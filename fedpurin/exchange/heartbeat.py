@@ -11,6 +11,7 @@ it is rank 0 that was lost.
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 import time
@@ -31,7 +32,16 @@ class Heartbeat:
         self._store: Any = distributed_c10d._get_default_store()
         self._verdict: list[int] | None = None
         self._store.add(self._key(rank), 1)
-        threading.Thread(target=self._beat, name="fedpurin-heartbeat", daemon=True).start()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="fedpurin-heartbeat", daemon=True)
+        self._thread.start()
+        # A thread inside the store's C++ while the interpreter shuts down aborts the process.
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """End the thread; the rank is about to leave in good order."""
+        self._stopped.set()
+        self._thread.join(timeout=PATIENCE_SECONDS)
 
     def find_lost(self) -> list[int]:
         """Ranks whose beat stands still for PATIENCE_SECONDS, or that another rank found lost."""
@@ -56,8 +66,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         store = self._store.clone() if hasattr(self._store, "clone") else self._store
-        while True:
-            time.sleep(INTERVAL_SECONDS)
+        while not self._stopped.wait(INTERVAL_SECONDS):
             try:
                 store.add(self._key(self.rank), 1)
                 if self._verdict is None and store.check([_VERDICT]):
