@@ -19,7 +19,7 @@ from fedpurin.exchange.costs import Encoding, EncodingCost
 from fedpurin.selection.answer import RESOLUTION
 from fedpurin.selection.byte_passes import by_tensor
 from fedpurin.selection.instance import Instance, Items, Plan, items_of
-from fedpurin.selection.programs import Statement, state_budget
+from fedpurin.selection.programs import Statement, Values, state_budget
 from fedpurin.selection.scan import Scan
 from fedpurin.selection.solver import solve_statement
 
