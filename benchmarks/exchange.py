@@ -86,6 +86,7 @@ def benchmark_codec(layout: Layout, density: float, clients: int, rounds: int) -
     """One client's update, mask and values, written and read in the buckets that an exchange of `clients` uses."""
     mask, vector = make_masks(layout, 1, density)[0], torch.randn(layout.length)
     grid, target, message = grid_of(layout), torch.zeros(layout.length), Channel(Kind.UPDATE, 0)
+    parameters = grid.parameters(vector.device)
     spans = list(grid.buckets(BUCKET_BYTES // (4 * clients)))
     sizes = [count(span.packed(mask)) for span in spans]
     rooms = torch.empty(sum(sizes)).split_with_sizes(sizes)
@@ -95,7 +96,7 @@ def benchmark_codec(layout: Layout, density: float, clients: int, rounds: int) -
     def encode_pieces() -> None:
         for span, room in zip(spans, rooms, strict=True):
             selected = span.packed(mask)
-            encoded = encode_index(selected, span.packed(grid.parameters), span)
+            encoded = encode_index(selected, span.packed(parameters), span)
             message.written.add_index(encoded)
             values = compress(vector[span.start : span.stop], selected, out=room)
             pieces[span.first] = (encoded, message.write_values(values, float32))
@@ -104,7 +105,7 @@ def benchmark_codec(layout: Layout, density: float, clients: int, rounds: int) -
         for span in spans:
             encoded, piece = pieces[span.first]
             message.read.read_index(encoded.table, encoded.index)
-            selected = decode_index(encoded.table, encoded.index, span.packed(grid.parameters), span)
+            selected = decode_index(encoded.table, encoded.index, span.packed(parameters), span)
             expand_into(target[span.start : span.stop], selected, message.receive_values(piece, float32))
 
     encode_pieces()

@@ -59,6 +59,7 @@ class BlockGrid:
     def __init__(self, layout: Layout) -> None:
         starts = [segment.offset + begin for segment in layout for begin in range(0, segment.size, BLOCK_SIZE)]
         self.layout = layout
+        self._parameters: dict[torch.device, Tensor] = {}
         self.edges: NDArray[np.int64] = np.array([*starts, layout.length], dtype=np.int64)
 
     @property
@@ -70,10 +71,11 @@ class BlockGrid:
         """All blocks as one span."""
         return self.span(0, self.num_blocks)
 
-    @cached_property
-    def parameters(self) -> UInt8[Tensor, " length/8"]:
+    def parameters(self, device: torch.device) -> UInt8[Tensor, " length/8"]:
         """The packed mask of all parameters: the universe of messages that are not relative to another mask."""
-        return pack_mask(self.layout.parameter_mask())
+        if device not in self._parameters:
+            self._parameters[device] = pack_mask(self.layout.parameter_mask()).to(device)
+        return self._parameters[device]
 
     def span(self, first: int, last: int) -> Span:
         edges = self.edges[first : last + 1]

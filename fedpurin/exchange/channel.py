@@ -86,7 +86,7 @@ class Setting:
 
     def parameters(self) -> UInt8[Tensor, " length/8"]:
         """The packed mask of all parameters, on this rank's device."""
-        return self.grid.parameters.to(self.processes.device)
+        return self.grid.parameters(self.processes.device)
 
     def buckets(self, num_rows: int | None = None) -> list[Span]:
         """The layout in spans of which `num_rows` vectors (default: all participants') fill at most one bucket.

@@ -179,8 +179,8 @@ def encode(
     tally, table, index = Tally(), None, None
     if message.mask is not None:
         grid = grid_of(layout)
-        everything = grid.parameters.to(message.mask.device)
-        encoded = encode_index(message.mask, everything if universe is None else universe, grid.whole)
+        positions = grid.parameters(message.mask.device) if universe is None else universe
+        encoded = encode_index(message.mask, positions, grid.whole)
         tally.add_index(encoded)
         table, index = encoded.table, encoded.index
     value_type, values = ValueType.NONE, None
@@ -244,8 +244,8 @@ def decode(
     tally.check(opening)
     mask = None
     if header.has_table:
-        everything = grid.parameters.to(buffer.device)
-        mask = decode_index(table, index, everything if universe is None else universe, grid.whole)
+        positions = grid.parameters(buffer.device) if universe is None else universe
+        mask = decode_index(table, index, positions, grid.whole)
         if header.kind not in WITHOUT_VALUES and num_selected(table) != header.num_values:
             raise DecodeError(f"{header.num_values} values for a mask of {num_selected(table)} positions")
     return Message(

@@ -256,7 +256,9 @@ def merge_own(
     places = words_of(at)
     if int(count_words(places)) != values.numel():
         raise ValueError(f"{values.numel()} values for a mask of {count_words(places)} positions")
-    _merge_own(part.numpy(), words_of(mask), places, words_of(finished), values.numpy().view(np.uint32), fixed, counts.numpy())
+    _merge_own(
+        part.numpy(), words_of(mask), places, words_of(finished), values.numpy().view(np.uint32), fixed, counts.numpy()
+    )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero

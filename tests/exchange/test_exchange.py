@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.config import ExchangeConfig
-from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange import Exchange, Ledger, Processes, index, index_torch, sums, sums_torch
 from fedpurin.exchange.costs import dense_bytes
 from fedpurin.exchange.header import Kind
 from fedpurin.exchange.message import Message, encode
@@ -92,6 +92,23 @@ def test_same_bits_and_bytes_in_any_mode_and_bucket(overlap: str, normalise: str
             for i in clients.ids:
                 assert torch.equal(vectors[i], reference[i])
         assert accounts[0] == accounts[1] == accounts[2]
+
+
+@pytest.mark.parametrize(("overlap", "normalise", "fill"), SWITCHES)
+@pytest.mark.parametrize("mode", ["direct", "on_demand"])
+def test_torch_operations_make_the_same_models(
+    overlap: str, normalise: str, fill: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a GPU, run on the CPU."""
+    clients = Clients.make([20_000, 5, 700], [1, 2, 4, 5, 9], [0.5, 0.45, 0.02, 0.9, 0.0])
+    switches = {"overlap": overlap, "normalise": normalise, "fill": fill, "mode": mode, "bucket_mib": 0.5}
+    compiled, bytes_compiled = one_round(clients, **switches)  # type: ignore[arg-type]
+    monkeypatch.setattr(sums, "_implementation", lambda like: sums_torch)
+    monkeypatch.setattr(index, "index_cpu", index_torch)
+    generic, bytes_generic = one_round(clients, **switches)  # type: ignore[arg-type]
+    for i in clients.ids:
+        assert torch.equal(compiled[i], generic[i])
+    assert bytes_compiled.by_entry() == bytes_generic.by_entry()
 
 
 def positions(clients: Clients) -> dict[int, Tensor]:
