@@ -74,10 +74,14 @@ def main() -> None:
         pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(arguments.pairs)]
     steps = arguments.epochs * -(-client.num_train // config.trainer.batch_size)
     ratios = [a / b for a, b in pairs]
-    print(f"{config.model['backbone']['_target_']}, batch {config.trainer.batch_size}, {torch.get_num_threads()} threads")
+    print(
+        f"{config.model['backbone']['_target_']}, batch {config.trainer.batch_size}, {torch.get_num_threads()} threads"
+    )
     print(f"a step: fedpurin {1e3 * statistics.median(a for a, _ in pairs) / steps:.2f} ms, "
           f"bare {1e3 * statistics.median(b for _, b in pairs) / steps:.2f} ms")  # fmt: skip
-    print(f"ratio: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}, {len(pairs)} pairs")
+    print(
+        f"ratio: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}, {len(pairs)} pairs"
+    )
 
 
 if __name__ == "__main__":
