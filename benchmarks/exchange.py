@@ -82,12 +82,12 @@ def benchmark_rounds(layout: Layout, clients: int, density: float, rounds: int) 
         yield f"exchange {mode:>9}, {normalise:<13}  {median:.3f} s = {median / base:.2f} x the product"
 
 
-def benchmark_codec(layout: Layout, density: float, clients: int, rounds: int) -> Iterator[str]:
-    """One client's update, mask and values, written and read in the buckets that an exchange of `clients` uses."""
+def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str]:
+    """One client's update, mask and values, written and read bucket by bucket."""
     mask, vector = make_masks(layout, 1, density)[0], torch.randn(layout.length)
     grid, target, message = grid_of(layout), torch.zeros(layout.length), Channel(Kind.UPDATE, 0)
     parameters = grid.parameters(vector.device)
-    spans = list(grid.buckets(BUCKET_BYTES // (4 * clients)))
+    spans = list(grid.buckets(BUCKET_BYTES // 4))
     sizes = [count(span.packed(mask)) for span in spans]
     rooms = torch.empty(sum(sizes)).split_with_sizes(sizes)
     float32 = ValueType.FLOAT32
@@ -135,7 +135,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     layout = Layout.from_sizes([arguments.parameters // 20] * 20)
-    for line in benchmark_codec(layout, arguments.density, arguments.clients, arguments.rounds):
+    for line in benchmark_codec(layout, arguments.density, arguments.rounds):
         print(line, flush=True)
     for line in benchmark_rounds(layout, arguments.clients, arguments.density, arguments.rounds):
         print(line, flush=True)

@@ -1,47 +1,33 @@
 """Working on packed masks: count, compare, and move values between a vector and the positions of a mask.
 
-Owns: the innermost loops over parameters, compiled for the CPU, in torch operations for any other device (and
-held equal on the CPU by the tests). Does not own: what a mask means, what is summed (`sums.py`).
+Owns: whole masks and vectors, compiled for the CPU, in torch operations for any other device (and held equal on the
+CPU by the tests). Does not own: the step from word to word (`lanes.py`), what a mask means, what is summed (`sums.py`).
 
-Masks are packed as `fedpurin.space.pack_mask` does, and as long as whole 64-bit words. The compiled loops over
-values are free of branches: a mask bit is added to a read or write position instead of being tested, because a
-test on random bits is mispredicted every other time. They move 32-bit patterns, so no value changes on its way,
-and count in unsigned numbers, which numba indexes with without a test for negative ones.
+Masks are packed as `fedpurin.space.pack_mask` does, and as long as whole 64-bit words. Values are moved as 32-bit
+patterns, so none changes on its way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped, UInt8
 from numba import njit
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.exchange.blocks import word_tensor
-from fedpurin.exchange.parallel import is_parallel, map_chunks, map_items
+from fedpurin.exchange.lanes import compress_word, popcount, spread_word
+from fedpurin.exchange.parallel import is_parallel, map_chunks
 from fedpurin.space import unpack_mask
 
-CHUNK_WORDS = 1 << 12
-"""Words of a mask (64 parameters each) that a thread takes at a time: 1 MiB of values, an L2 cache's worth."""
+CHUNK_WORDS = 1 << 14
+"""Words of a mask (64 parameters each) that a thread takes at a time: less is done before a thread has woken up."""
 FULL_WORD = np.uint64(2**64 - 1)
 _ONE = np.uint64(1)
 _BITS = np.uint64(64)
-
-
-@intrinsic
-def popcount(typing_context: Any, word: Any) -> Any:
-    """The number of set bits of a 64-bit word, one machine instruction."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
 
 
 def words_of(packed: UInt8[Tensor, " bytes"]) -> NDArray[np.uint64]:
@@ -145,25 +131,6 @@ def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDA
         filled = compress_word(source, _BITS * np.uint64(index), words[index], target, filled, size)
 
 
-@njit(nogil=True, cache=True)
-def compress_word(source, base, word, target, filled, size):  # type: ignore[no-untyped-def]
-    """Append the elements of one word's positions; returns how many are filled now. Writes nothing from `size` on."""
-    if word == 0:
-        return filled
-    if filled + _BITS < size:
-        for bit in range(_BITS):
-            target[filled] = source[base + np.uint64(bit)]
-            filled += word & _ONE
-            word >>= _ONE
-    else:
-        for bit in range(_BITS):
-            if word & _ONE:
-                target[filled] = source[base + np.uint64(bit)]
-                filled += _ONE
-            word >>= _ONE
-    return filled
-
-
 def expand_into(
     target: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8"], values: Shaped[Tensor, " selected"]
 ) -> None:
@@ -193,31 +160,14 @@ def _expand(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArr
         word, base = words[index], _BITS * np.uint64(index)
         if word == 0:
             continue
-        read = read_word(source, word, lane, read, size)
+        read = spread_word(source, read, size, word, lane, np.uint64(0))
         for bit in range(_BITS):
             keep = np.uint32(((word >> bit) & _ONE) - _ONE)
             target[base + bit] = (lane[bit] & ~keep) | (target[base + bit] & keep)
 
 
-@njit(nogil=True, cache=True)
-def read_word(source, word, lane, read, size):  # type: ignore[no-untyped-def]
-    """Put the next values into the lanes of one word's positions; other lanes get anything. Returns the next place."""
-    if read + _BITS < size:
-        for bit in range(_BITS):
-            lane[bit] = source[read]
-            read += word & _ONE
-            word >>= _ONE
-    else:
-        for bit in range(_BITS):
-            if word & _ONE:
-                lane[bit] = source[read]
-                read += _ONE
-            word >>= _ONE
-    return read
-
-
 def _prefix(words: NDArray[np.uint64]) -> tuple[list[int], int]:
     """Set bits before each chunk and in all, and a chunk's words: one chunk where no other thread could help."""
     chunk = CHUNK_WORDS if is_parallel() else max(len(words), 1)
-    parts = map_items(lambda first: int(count_words(words[first : first + chunk])), range(0, len(words), chunk))
+    parts = [int(count_words(words[first : first + chunk])) for first in range(0, len(words), chunk)]
     return [0, *np.cumsum(parts, dtype=np.int64).tolist()], chunk

@@ -29,8 +29,9 @@ _SECTION_WEIGHTS = (
     0xA0761D6478BD642F,
 )
 _MASK64 = 2**64 - 1
-_CHUNK_BYTES = 1 << 20
-_SCAN_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 22
+_SCAN_BYTES = 1 << 22
+_CACHED_BYTES = 1 << 17
 _HALVES = np.uint64(0x0001_0001_0001_0001)
 _EXPONENTS = {  # of every value in a 64-bit word: exponent bits, lowest exponent bit, sign bit
     torch.float32: (np.uint64(0x7F80_0000_7F80_0000), np.uint64(0x0080_0000_0080_0000), np.uint64(2**63 + 2**31)),
@@ -66,12 +67,25 @@ def scan_values(values: Shaped[Tensor, " values"], offset: int) -> tuple[int, bo
     data, (exponent, carry, sign) = piece.numpy(), _EXPONENTS[values.dtype]
 
     def scan(first: int, last: int) -> tuple[int, bool]:
-        part = data[first:last]
-        return int(_sum_bytes(part, offset + first)), bool(_all_finite(part, exponent, carry, sign))
+        total, finite = _scan(data[first:last], offset + first, exponent, carry, sign)
+        return int(total), bool(finite)
 
     parts = map_chunks(scan, len(data), _SCAN_BYTES)
     total = sum(part for part, _ in parts) & _MASK64
     return total * _SECTION_WEIGHTS[Section.VALUES] & _MASK64, all(finite for _, finite in parts)
+
+
+@njit(nogil=True, cache=True)
+def _scan(
+    data: NDArray[np.uint8], offset: int, exponent: np.uint64, carry: np.uint64, sign: np.uint64
+) -> tuple[np.uint64, bool]:
+    """Both passes over one piece after the other, each piece small enough to be in the cache for the second."""
+    total, finite = np.uint64(0), True
+    for first in range(0, data.size, _CACHED_BYTES):
+        part = data[first : first + _CACHED_BYTES]
+        total += _sum_bytes(part, offset + first)
+        finite &= _all_finite(part, exponent, carry, sign)
+    return total, finite
 
 
 @njit(nogil=True, cache=True)

@@ -14,13 +14,14 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from fedpurin.exchange.bits import FULL_WORD, count_words, popcount, words_of
+from fedpurin.exchange.bits import FULL_WORD, count_words, words_of
 from fedpurin.exchange.blocks import EncodedIndex, Span
 from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, BLOCK_SIZE, Encoding
 from fedpurin.exchange.header import DecodeError
+from fedpurin.exchange.lanes import popcount
 from fedpurin.exchange.parallel import is_parallel, map_items
 
-_BLOCKS_AT_A_TIME = 16
+_BLOCKS_AT_A_TIME = 64
 _SCRATCH_WORDS = BLOCK_SIZE // 64 + 1
 _SKIP = 255
 _ONE = np.uint64(1)

@@ -13,6 +13,9 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_TASKS_PER_THREAD = 4
+"""Few enough that handing them over costs little, enough that no thread waits long for the last one."""
+
 _worker = threading.local()
 
 
@@ -22,10 +25,13 @@ def map_items(function: Callable[[Item], Result], items: Iterable[Item]) -> list
     Inside another `map_items` the items run one after the other: the outer one keeps all threads busy.
     """
     work = list(items)
-    threads = torch.get_num_threads()
-    if threads == 1 or len(work) <= 1 or getattr(_worker, "busy", False):
+    if len(work) <= 1 or not is_parallel():
         return [function(item) for item in work]
-    return list(_pool(threads).map(function, work))
+    threads = torch.get_num_threads()
+    size = -(-len(work) // (_TASKS_PER_THREAD * threads))
+    groups = [work[first : first + size] for first in range(0, len(work), size)]
+    parts = _pool(threads).map(lambda group: [function(item) for item in group], groups)
+    return [result for part in parts for result in part]
 
 
 def map_chunks(function: Callable[[int, int], Result], length: int, chunk: int) -> list[Result]:

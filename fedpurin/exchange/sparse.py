@@ -139,7 +139,7 @@ class SparseRound:
     def _exchange_values(self, span: Span, sent: Tensor) -> Tensor:
         """Own clients send what they were asked for; every rank receives what it needs, one row after the other."""
         here, rank, width = self.here, self.processes.rank, self.value_type.num_bytes
-        sizes = dict(zip(here, map_items(count, sent), strict=True))
+        sizes = dict(zip(here, map(count, sent), strict=True))
         values = torch.empty(sum(sizes.values()), dtype=torch.float32, device=sent.device)
         places = dict(zip(here, values.split_with_sizes(list(sizes.values())), strict=True))
 

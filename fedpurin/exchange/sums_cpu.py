@@ -16,7 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpurin.exchange.bits import CHUNK_WORDS, compress_word, count_words, popcount, read_word, words_of
+from fedpurin.exchange.bits import CHUNK_WORDS, count_words, words_of
+from fedpurin.exchange.lanes import compress_word, popcount, spread_word
 from fedpurin.exchange.parallel import map_chunks
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 TILE_WORDS = 8
 """512 positions, 2 KiB a row: twenty rows and their bits stay within a second-level cache, near the first."""
-_SUM_CHUNK_WORDS = 256
+_SUM_CHUNK_WORDS = 1024
 _ONE = np.uint64(1)
 _BITS = np.uint64(64)
 
@@ -126,32 +127,34 @@ def _sum_chunk(
     total = np.empty(64 * TILE_WORDS, dtype=np.float32)
     total_patterns = total.view(np.uint32)
     number = np.ones(64 * TILE_WORDS, dtype=np.uint16)
-    lane = np.empty(64, dtype=np.uint32)
+    size = np.uint64(values.size)
     by = np.empty(64 * TILE_WORDS, dtype=np.float32)
     by_patterns = by.view(np.uint32)
     for first in range(0, width, TILE_WORDS):
         num_words = min(TILE_WORDS, width - first)
         for row in range(num_rows):
+            spread = patterns[row]
             for index in range(num_words):
                 word, base = sent[row, first + index], _BITS * np.uint64(index)
-                cursors[row] = read_word(values, word, lane, cursors[row], np.uint64(values.size))
-                for bit in range(_BITS):
-                    patterns[row, base + bit] = lane[bit] & np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
+                cursors[row] = spread_word(values, cursors[row], size, word, spread, base)
                 if counting:
                     for bit in range(_BITS):
                         bits[row, base + bit] = np.uint16((word >> bit) & _ONE)
         for k in range(own.size):
+            any_at, any_done = np.uint64(0), np.uint64(0)
+            for index in range(num_words):
+                any_at |= at[k, first + index]
+                any_done |= finished[k, first + index]
+            if not any_at:
+                continue
             _sum_tile(rows, edges[k], edges[k + 1], members, total)
             if counting:
                 _count_tile(bits, edges[k], edges[k + 1], members, number)
-            if counting:
-                by[:] = number
-            else:
-                by[:] = divisors[k]
-            any_done = np.uint64(0)
-            for index in range(num_words):
-                any_done |= finished[k, first + index]
             if any_done:
+                if counting:
+                    by[:] = number
+                else:
+                    by[:] = divisors[k]
                 mine = rows[own[k]]
                 for q in range(total.size):
                     by[q] = (total[q] + mine[q]) / by[q]
@@ -230,14 +233,12 @@ def _weigh_chunk(
     total: NDArray[np.float32],
 ) -> None:
     lane = np.empty(64, dtype=np.uint32)
+    spread, size = lane.view(np.float32), np.uint64(values.size)
     for index in range(sent.shape[1]):
         base = _BITS * np.uint64(index)
         for row in range(sent.shape[0]):
             word = sent[row, index]
-            cursors[row] = read_word(values, word, lane, cursors[row], np.uint64(values.size))
-            for bit in range(_BITS):
-                lane[bit] &= np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
-            spread = lane.view(np.float32)
+            cursors[row] = spread_word(values, cursors[row], size, word, lane, np.uint64(0))
             for bit in range(_BITS):
                 product = spread[bit] * weights[row]
                 total[base + bit] += product
@@ -281,15 +282,13 @@ def _merge_own(
         critical, word, done = mask[index], at[index], finished[index]
         if critical == 0:
             continue
-        read = read_word(values, word, lane, read, size)
+        read = spread_word(values, read, size, word, lane, np.uint64(0))
         base = _BITS * np.uint64(index)
         if word == critical and done == critical:
             for bit in range(_BITS):
                 keep = np.uint32(((word >> bit) & _ONE) - _ONE)
                 target[base + bit] = (lane[bit] & ~keep) | (target[base + bit] & keep)
             continue
-        for bit in range(_BITS):
-            lane[bit] &= np.uint32(np.uint64(0) - ((word >> bit) & _ONE))
         by[:] = divisor if divisor else np.float32(1)
         left = np.uint64(0) if divisor else word & ~done
         while left:
