@@ -15,7 +15,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.blocks import BlockGrid, Span, grid_of
-from fedpurin.exchange.header import Kind, ValueType
+from fedpurin.exchange.header import DecodeError, Kind, ValueType
 from fedpurin.exchange.index import decode_index, encode_index
 from fedpurin.exchange.ledger import Direction, Ledger, Phase
 from fedpurin.exchange.message import COUNT_DTYPES, Tally, read_values, write_values
@@ -107,6 +107,24 @@ class Setting:
             members=members,
             count_bytes=count_bytes,
         )
+
+    def check(self, channel: Channel, header: bytes) -> None:
+        """Compare what was read of a message with its header, and with the message that was waited for.
+
+        Raises:
+            DecodeError: another length or checksum; another kind, client, round or type of values.
+        """
+        found = channel.read.check(header)
+        value_type = self.value_type if found.num_values else found.value_type
+        for name, is_, expected in (
+            ("kind", found.kind, channel.kind),
+            ("client", found.client, channel.client),
+            ("round", found.round, self.round),
+            ("size", found.size, self.layout.size),
+            ("value type", found.value_type, value_type),
+        ):
+            if is_ != expected:
+                raise DecodeError(f"a message of {name} {is_!r} where {expected!r} was waited for")
 
     def file(self, channel: Channel, direction: Direction, phase: Phase) -> None:
         """Enter into the ledger what a message weighs and what is not there yet."""

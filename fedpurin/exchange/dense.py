@@ -137,7 +137,7 @@ class _Uploads(_Dense):
         headers = {client: setting.close(self.channels[client], setting.value_type) for client in setting.own}
         for part in setting.processes.gather_objects(headers):
             for client, header in part.items():
-                self.channels[client].read.check(header)
+                setting.check(self.channels[client], header)
         for client in setting.own:
             setting.file(self.channels[client], "up", "dense")
 
@@ -163,5 +163,5 @@ class _Downloads(_Dense):
     def close(self) -> None:
         """Complete, check and file the messages."""
         for channel in self.channels.values():
-            channel.read.check(self.setting.close(channel, self.setting.value_type))
+            self.setting.check(channel, self.setting.close(channel, self.setting.value_type))
             self.setting.file(channel, "down", "dense")

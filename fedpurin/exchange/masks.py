@@ -61,12 +61,13 @@ def share_masks(
 def close_masks(setting: Setting, channels: Mapping[int, Channel]) -> None:
     """Complete mask messages that no values follow."""
     headers = {}
+    for channel in channels.values():
+        channel.kind = Kind.MASK
     for client in setting.own:
-        channels[client].kind = Kind.MASK
         headers[client] = setting.close(channels[client], ValueType.NONE)
     for part in setting.processes.gather_objects(headers):
         for client, header in part.items():
-            channels[client].read.check(header)
+            setting.check(channels[client], header)
 
 
 def _batches(setting: Setting) -> list[list[int]]:

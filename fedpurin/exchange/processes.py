@@ -69,10 +69,10 @@ class Processes:
             lengths = self._gather_lengths([piece.numel()]).flatten().tolist()
             longest = max(lengths)
             padded = torch.nn.functional.pad(piece, (0, longest - piece.numel()))
-            gathered = torch.empty(self.size * longest, dtype=torch.uint8, device=piece.device)
-            dist.all_gather_into_tensor(gathered, padded, group=self._group(piece))
+            gathered = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(gathered, padded, group=self._group(piece))
         self.moved_bytes += longest * (self.size - 1)
-        return [gathered[rank * longest :][:length] for rank, length in enumerate(lengths)]
+        return [padded[:length] for padded, length in zip(gathered, lengths, strict=True)]
 
     def all_to_all(self, pieces: Sequence[UInt8[Tensor, " bytes"]]) -> list[UInt8[Tensor, " bytes"]]:
         """Send piece r to rank r; return what each rank sent here, in rank order. The own piece is not copied."""

@@ -112,7 +112,7 @@ class SparseRound:
         arrived = {j: header for part in self.processes.gather_objects(headers) for j, header in part.items()}
         for j in self.here:
             if j in arrived:
-                self.uploads[j].read.check(arrived[j])
+                self.setting.check(self.uploads[j], arrived[j])
         for i in self.own:
             if i in headers:
                 self.setting.file(self.uploads[i], "up", "values")
@@ -227,7 +227,7 @@ class SparseRound:
 
     def _finish(self, channel: Channel, value_type: ValueType, phase: Phase) -> None:
         """Complete, check and file a message of the server."""
-        channel.read.check(self._close(channel, value_type))
+        self.setting.check(channel, self._close(channel, value_type))
         self.setting.file(channel, "down", phase)
 
     def _close(self, channel: Channel, value_type: ValueType) -> bytes:

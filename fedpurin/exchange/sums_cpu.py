@@ -305,7 +305,7 @@ def _merge_own(
 
 
 def _rows(packed: Tensor) -> NDArray[np.uint64]:
-    return words_of(packed.reshape(-1)).reshape(len(packed), -1)
+    return words_of(packed.reshape(-1)).reshape(len(packed), packed.shape[1] // 8)
 
 
 def _starts(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:

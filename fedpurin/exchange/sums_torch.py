@@ -81,7 +81,7 @@ def merge_own(
 
 
 def _bits(packed: Tensor) -> Tensor:
-    return unpack_mask(packed.reshape(-1)).view(len(packed), -1)
+    return unpack_mask(packed.reshape(-1)).view(len(packed), 8 * packed.shape[1])
 
 
 def _spread(sent: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,16 +25,21 @@ CASES = [
 ]
 
 
-def make_clients() -> Clients:
-    """Seven of the federation's clients take part: they do not divide evenly, and rank 3 of 4 has none but 3 and 7."""
+FEW = [("direct", "collaborators", "local", "dice"), ("on_demand", "contributors", "global", "dice"), *CASES[-2:]]
+
+
+def make_clients(few: bool) -> Clients:
+    """Seven of the federation's clients, which do not divide evenly; or two, so that every rank but one has none."""
+    if few:
+        return Clients.make([20_000, 7, 500], [1, 5], [0.5, 0.3])
     return Clients.make([20_000, 7, 500], [0, 1, 2, 3, 7, 8, 12], [0.5, 0.3, 0.6, 0.05, 0.9, 0.0, 0.4])
 
 
 def run_cases(processes: Processes) -> dict[str, Any]:
     """Own clients' vectors after each case, and, gathered, everyone's bytes."""
     results: dict[str, Any] = {}
-    for mode, normalise, fill, kind in CASES:
-        clients, ledger = make_clients(), Ledger()
+    for (mode, normalise, fill, kind), few in [*((case, False) for case in CASES), *((case, True) for case in FEW)]:
+        clients, ledger = make_clients(few), Ledger()
         config = ExchangeConfig(mode=mode, bucket_mib=0.2)  # type: ignore[arg-type]
         exchange = Exchange(config, clients.layout, processes, ledger)
         exchange.begin_round(2, clients.ids)
@@ -42,7 +47,7 @@ def run_cases(processes: Processes) -> dict[str, Any]:
         vectors = clients.copies(own)
         if normalise == "average":
             mean = exchange.average(vectors, clients.samples)
-            results["mean"] = mean
+            results[f"mean {few}"] = mean
         else:
             masks = exchange.share_masks({i: clients.masks[i] for i in own})
             overlap = overlap_matrix([masks[i] for i in clients.ids], kind)  # type: ignore[arg-type]
@@ -58,7 +63,7 @@ def run_cases(processes: Processes) -> dict[str, Any]:
                     fill=fill,
                     weights=clients.samples,  # type: ignore[arg-type]
                 )
-        name = f"{mode} {normalise} {fill} {kind}"
+        name = f"{mode} {normalise} {fill} {kind} {few}"
         results[name] = vectors
         results[f"{name} ledger"] = {
             "/".join(entry): num_bytes for entry, num_bytes in sorted(ledger.gather(processes).by_entry().items())
