@@ -20,7 +20,7 @@ from torch import Tensor
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import dense
 from fedpurin.exchange.channel import Channel, Setting
-from fedpurin.exchange.costs import dense_bytes
+from fedpurin.exchange.costs import VALUE_BYTES, dense_bytes
 from fedpurin.exchange.header import Kind, ValueType
 from fedpurin.exchange.ledger import Ledger
 from fedpurin.exchange.masks import close_masks, mask_message_bytes, share_masks
@@ -58,7 +58,7 @@ class Exchange:
             raise ValueError(f"participants {list(participants)} are not in ascending order, each once")
         self.setting = replace(self.setting, round=round, participants=tuple(participants))
         self._opened = {}
-        dense = dense_bytes(self.layout, self.setting.value_type.num_bytes)
+        dense = dense_bytes(self.layout, VALUE_BYTES["float32"])  # what 16-bit values save shows in the comparison
         packed = mask_message_bytes(self.layout, self.setting.grid.num_blocks)
         self.ledger.set_baseline(round, self.setting.own, dense_bytes=dense, mask_bytes=packed)
 

@@ -51,7 +51,7 @@ class Ledger:
         self._cumulative.setdefault(client, Counter()).update(entries)
 
     def set_baseline(self, round: int, clients: Collection[int], *, dense_bytes: int, mask_bytes: int) -> None:
-        """Say what the round is compared with: dense exchange, and FedCAC's (dense, and a packed mask up).
+        """Say what the round is compared with: dense exchange, and FedCAC's (dense and a packed mask up).
 
         Of several calls in one round the last one counts.
         """
