@@ -45,10 +45,10 @@ def count(packed: UInt8[Tensor, " bytes"]) -> int:
 @njit(nogil=True, cache=True)
 def count_words(words: NDArray[np.uint64]) -> int:
     """Set bits of all words."""
-    total = np.uint64(0)
-    for word in words:
-        total += popcount(word)
-    return total  # type: ignore[return-value]
+    total = 0
+    for index in range(words.size):
+        total += int(popcount(words[index]))
+    return total
 
 
 def intersection_counts(

@@ -1,9 +1,9 @@
 """Moving values between a vector and the set bits of a word: the innermost step of everything sparse on the CPU.
 
-Owns: `compress_word` and `spread_word`, 64 positions at a time, in two ways that move the same bit patterns. With AVX-512
-the processor gathers or spreads sixteen values in one instruction. Elsewhere a loop without branches adds each mask
-bit to a read or write position instead of testing it, since a test on random bits is mispredicted every other
-time. Counts are unsigned: numba tests signed indices for negative ones.
+Owns: 64 positions at a time, `compress_word`, `spread_word` and `unpack_word`. The first two come in two ways that move
+the same bit patterns. With AVX-512 the processor gathers or spreads sixteen values in one instruction. Elsewhere a
+loop without branches adds each mask bit to a read or write position instead of testing it, since a test on random
+bits is mispredicted every other time. Counts are unsigned: numba tests signed indices for negative ones.
 """
 
 from __future__ import annotations
@@ -75,6 +75,20 @@ def _expand16(typing_context: Any, source: Any, read: Any, bits: Any, target: An
         return context.get_dummy_value()
 
     return types.void(source, types.uint64, types.uint16, target, types.uint64), generate
+
+
+@intrinsic
+def unpack_word(typing_context: Any, word: Any, target: Any, base: Any) -> Any:
+    """Write a word's bits as 64 bytes, 0 or 1, to `target[base:base + 64]`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], ir.VectorType(ir.IntType(1), 64))
+        as_bytes = builder.zext(bits, ir.VectorType(ir.IntType(8), 64))
+        write = _address(context, builder, signature.args[1], arguments[1], arguments[2])
+        builder.store(as_bytes, builder.bitcast(write, as_bytes.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, target, types.uint64), generate
 
 
 @njit(nogil=True, cache=True)

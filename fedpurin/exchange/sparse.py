@@ -74,6 +74,12 @@ class SparseRound:
         self.rests = {i: Channel(Kind.REST, i) for i in self.own}
         self.count_bytes = 1 if all(len(others) < 255 for others in self.others.values()) else 2
 
+        # Rooms that every bucket uses again: memory that is new each time costs more than what is done with it.
+        width = max((span.stop - span.start for span in setting.buckets()), default=0)
+        device = self.processes.device
+        self.arriving = torch.empty(len(self.here) * width, dtype=torch.float32, device=device)
+        self.leaving = torch.empty(len(self.own) * width, dtype=torch.float32, device=device)
+
         row = {client: number for number, client in enumerate(self.everyone)}
         row_here = {client: number for number, client in enumerate(self.here)}
         self.user_rows = Groups.of([row[i] for i in self.users[j]] for j in self.here)
@@ -140,7 +146,7 @@ class SparseRound:
         """Own clients send what they were asked for; every rank receives what it needs, one row after the other."""
         here, rank, width = self.here, self.processes.rank, self.value_type.num_bytes
         sizes = dict(zip(here, map(count, sent), strict=True))
-        values = torch.empty(sum(sizes.values()), dtype=torch.float32, device=sent.device)
+        values = self.arriving[: sum(sizes.values())]
         places = dict(zip(here, values.split_with_sizes(list(sizes.values())), strict=True))
 
         def write(k: int) -> Tensor:
@@ -170,7 +176,7 @@ class SparseRound:
 
     def _return_merged(self, span: Span, masks: Tensor, rows: BucketRows) -> None:
         """`direct`: the server finishes every value."""
-        merged, _ = rows.sums(self.summands, self.own_here, masks, masks, self._divisors())
+        merged, _ = rows.sums(self.summands, self.own_here, masks, masks, self._divisors(), self.leaving)
 
         def give(k: int) -> None:
             i = self.own[k]
@@ -183,7 +189,7 @@ class SparseRound:
         """`on_demand`: the server sends sums, and values that it can finish where the divisor is not known."""
         divisors = self._divisors()
         finished = torch.zeros_like(at) if divisors else at & rows.sent[self.own_here]
-        sums, counts = rows.sums(self.summands, self.own_here, at, finished, divisors)
+        sums, counts = rows.sums(self.summands, self.own_here, at, finished, divisors, self.leaving)
 
         def give(k: int) -> None:
             i, channel = self.own[k], self.results[self.own[k]]

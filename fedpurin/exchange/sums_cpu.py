@@ -16,8 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpurin.exchange.bits import CHUNK_WORDS, count_words, words_of
-from fedpurin.exchange.lanes import compress_word, popcount, spread_word
+from fedpurin.exchange.bits import count_words, words_of
+from fedpurin.exchange.lanes import compress_word, popcount, spread_word, unpack_word
 from fedpurin.exchange.parallel import map_chunks
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def unions(masks: Tensor, groups: Groups, within: Sequence[int]) -> Tensor:
     map_chunks(
         lambda first, last: _unions(words[:, first:last], rows, groups.edges, groups.flat, result[:, first:last]),
         words.shape[1],
-        CHUNK_WORDS,
+        _SUM_CHUNK_WORDS,
     )
     return torch.from_numpy(result.view(np.uint8))
 
@@ -67,11 +67,13 @@ def sums(
     at: Tensor,
     finished: Tensor,
     divisors: Sequence[int] | None,
+    room: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     rows, places, done = _rows(sent), _rows(at), _rows(finished)
     starts, begins = _starts(rows), _starts(places)
     unfinished = _starts(places & ~done if divisors is None else places[:, :0])
-    result = torch.empty(int(begins[-1, -1]), dtype=torch.float32)
+    num_sums = int(begins[-1, -1])
+    result = torch.empty(num_sums, dtype=torch.float32) if room is None else room[:num_sums]
     counts = torch.empty(int(unfinished[-1, -1]), dtype=torch.int16)
     fixed = np.asarray(divisors if divisors is not None else [0] * len(own), dtype=np.float32)
     own_rows = np.asarray(own, dtype=np.int64)
@@ -123,7 +125,7 @@ def _sum_chunk(
     num_rows, width = sent.shape
     rows = np.empty((num_rows, 64 * TILE_WORDS), dtype=np.float32)
     patterns = rows.view(np.uint32)
-    bits = np.empty((num_rows if counting else 0, 64 * TILE_WORDS), dtype=np.uint16)
+    bits = np.empty((num_rows if counting else 0, 64 * TILE_WORDS), dtype=np.uint8)
     total = np.empty(64 * TILE_WORDS, dtype=np.float32)
     total_patterns = total.view(np.uint32)
     number = np.ones(64 * TILE_WORDS, dtype=np.uint16)
@@ -138,13 +140,14 @@ def _sum_chunk(
                 word, base = sent[row, first + index], _BITS * np.uint64(index)
                 cursors[row] = spread_word(values, cursors[row], size, word, spread, base)
                 if counting:
-                    for bit in range(_BITS):
-                        bits[row, base + bit] = np.uint16((word >> bit) & _ONE)
+                    unpack_word(word, bits[row], base)
         for k in range(own.size):
-            any_at, any_done = np.uint64(0), np.uint64(0)
+            any_at, any_done, all_done = np.uint64(0), np.uint64(0), True
             for index in range(num_words):
-                any_at |= at[k, first + index]
-                any_done |= finished[k, first + index]
+                word, done = at[k, first + index], finished[k, first + index]
+                any_at |= word
+                any_done |= done
+                all_done &= word & ~done == 0
             if not any_at:
                 continue
             _sum_tile(rows, edges[k], edges[k + 1], members, total)
@@ -158,15 +161,16 @@ def _sum_chunk(
                 mine = rows[own[k]]
                 for q in range(total.size):
                     by[q] = (total[q] + mine[q]) / by[q]
-            for index in range(num_words if any_done else 0):
+            for index in range(num_words if any_done and not all_done else 0):
                 base, done = _BITS * np.uint64(index), finished[k, first + index]
                 for bit in range(_BITS):  # bit patterns: a choice between floats becomes a branch
                     keep = np.uint32(((done >> bit) & _ONE) - _ONE)
                     total_patterns[base + bit] = (by_patterns[base + bit] & ~keep) | (total_patterns[base + bit] & keep)
+            outcome = by_patterns if all_done else total_patterns
             for index in range(num_words):
                 base = _BITS * np.uint64(index)
                 word, done = at[k, first + index], finished[k, first + index]
-                fills[k] = compress_word(total_patterns, base, word, result, fills[k], ends[k])
+                fills[k] = compress_word(outcome, base, word, result, fills[k], ends[k])
                 if counting:
                     left = word & ~done
                     while left:
@@ -196,19 +200,19 @@ def _sum_tile(
 
 @njit(nogil=True, cache=True)
 def _count_tile(
-    bits: NDArray[np.uint16], begin: int, end: int, members: NDArray[np.int64], number: NDArray[np.uint16]
+    bits: NDArray[np.uint8], begin: int, end: int, members: NDArray[np.int64], number: NDArray[np.uint16]
 ) -> None:
     number[:] = np.uint16(1)
     while end - begin >= 4:
         a, b = bits[members[begin]], bits[members[begin + 1]]
         c, d = bits[members[begin + 2]], bits[members[begin + 3]]
         for q in range(number.size):
-            number[q] += a[q] + b[q] + c[q] + d[q]
+            number[q] += np.uint16(a[q]) + np.uint16(b[q]) + np.uint16(c[q]) + np.uint16(d[q])
         begin += 4
     for member in range(begin, end):
         a = bits[members[member]]
         for q in range(number.size):
-            number[q] += a[q]
+            number[q] += np.uint16(a[q])
 
 
 def weighted(sent: Tensor, values: Tensor, weights: Tensor) -> Tensor:
