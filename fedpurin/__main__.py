@@ -47,10 +47,11 @@ def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.compose import compose_config
     from fedpurin.record import make_folder
-    from fedpurin.resume import check_folder
+    from fedpurin.resume import check_folder, check_sweep_folder
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
+        check_sweep_folder(arguments)
         _run_hydra()
     else:
         config, run_dir = compose_config(arguments)

@@ -11,8 +11,9 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from fedpurin.lock import is_locked
 log = logging.getLogger(__name__)
 
 FREE = (
-    "trainer.rounds", "trainer.devices", "trainer.num_nodes", "exchange.bucket_mib", "exchange.timeout_seconds",
-    "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress", "callbacks.mask_statistics",
-    "logger", "resume", "name", "tags",
+    "trainer.rounds", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "exchange.bucket_mib",
+    "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress",
+    "callbacks.mask_statistics", "logger", "resume", "name", "tags",
 )  # fmt: skip
-"""Options that move, extend or describe a run without changing any of its bits; all others are its science."""
+"""Options that move, extend or describe a run without changing any of its bits; all others are its science.
+
+Another accelerator is free to be named; one of another kind than the run began on is refused by its checkpoint.
+"""
 MAX_NAMED = 4
 
 
@@ -55,6 +59,22 @@ def check_folder(config: Config, run_dir: Path) -> None:
         named = ", ".join(f"{name}={now.get(name)} (it began with {began.get(name)})" for name in science[:MAX_NAMED])
         more = f" and {len(science) - MAX_NAMED} more" if len(science) > MAX_NAMED else ""
         raise ConfigError(f"{run_dir} holds another run: {named}{more}; choose another folder, or its own options")
+
+
+def check_sweep_folder(overrides: Sequence[str]) -> None:
+    """Refuse a Hydra sweep into a folder that holds runs already, before Hydra writes into any of them.
+
+    Raises:
+        ConfigError: says how to continue the sweep.
+    """
+    folder = next((item.partition("=")[2] for item in overrides if item.startswith("hydra.sweep.dir=")), None)
+    if folder is None or "resume=auto" in overrides or not Path(folder).is_dir():
+        return
+    if held := sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and holds_run(path)):
+        raise ConfigError(
+            f"hydra.sweep.dir={folder} holds runs already ({', '.join(held[:MAX_NAMED])}): "
+            "finish them with resume=auto, or choose another folder"
+        )
 
 
 def is_free(option: str) -> bool:
@@ -138,7 +158,8 @@ def main(arguments: Sequence[str]) -> int:
         epilog="Examples:\n"
         "  fedpurin resume outputs/2026-05-04/10-15-00\n"
         "  fedpurin resume runs/a trainer.rounds=300      extend a finished run\n"
-        "  fedpurin resume runs/a trainer.devices=4       on another number of processes\n\n"
+        "  fedpurin resume runs/a trainer.devices=4       on another number of processes\n"
+        "  fedpurin resume runs/a logger=wandb            tracked from here on, with the rounds before\n\n"
         "Options that would change the science are refused by name; free are: " + " ".join(FREE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -166,12 +187,29 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override}: this is not an override; write option=value")
+    stored = json.loads(json.dumps(config.to_mapping()))
+    chosen, single = _chosen_groups(overrides, stored.keys())
     try:
-        stored = OmegaConf.create(json.loads(json.dumps(config.to_mapping())))
-        merged: Any = OmegaConf.to_container(OmegaConf.merge(stored, OmegaConf.from_dotlist(list(overrides))))
+        merged: Any = OmegaConf.to_container(
+            OmegaConf.merge(OmegaConf.create(stored | chosen), OmegaConf.from_dotlist(single))
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
     return Config.from_mapping(merged | {"resume": "auto"})
+
+
+def _chosen_groups(overrides: Sequence[str], options: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """Config groups chosen anew (`logger=wandb`, with that group's own options), and the overrides that are left."""
+    from fedpurin.compose import compose_config, config_groups
+
+    groups = {override.partition("=")[0] for override in overrides} & config_groups().keys()
+    if unfit := sorted(groups - set(options)):
+        raise ConfigError(f"{unfit[0]}=...: a run that has begun takes its own options only, not {unfit[0]}s")
+    theirs = [override for override in overrides if re.split(r"[.=]", override)[0] in groups]
+    if not theirs:
+        return {}, list(overrides)
+    composed = json.loads(json.dumps(compose_config(theirs)[0].to_mapping()))
+    return {group: composed[group] for group in groups}, [item for item in overrides if item not in theirs]
 
 
 def set_up_logging(run_dir: Path) -> None:

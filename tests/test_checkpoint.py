@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedpurin.__main__ import main
 from fedpurin.checkpoint import CheckpointError, Writing, find_all, find_latest, prune
 from fedpurin.checkpointer import Client, client_tensors, join_tensors, restore_client, split_tensors
 from fedpurin.compose import compose_config
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Processes
 from fedpurin.lock import RunLock, is_locked
-from fedpurin.resume import check_folder, cut_back, flatten, is_free, with_overrides
+from fedpurin.resume import check_folder, check_sweep_folder, cut_back, flatten, is_free, with_overrides
 
 
 def tensors() -> dict[str, Tensor]:
@@ -193,7 +194,7 @@ def hold_run(tmp_path: Path, *overrides: str) -> None:
 
 def test_a_changed_option_that_changes_the_science_is_refused_by_name(tmp_path: Path) -> None:
     hold_run(tmp_path, "program.tau=0.5", "trainer.rounds=10")
-    for free in ("trainer.rounds=20", "trainer.devices=2", "checkpoint.every=1", "tags=[a]", "data.root=/x"):
+    for free in ("trainer.rounds=20", "trainer.devices=2", "checkpoint.every=1", "tags=[a]", "trainer.accelerator=cpu"):
         check_folder(compose_config(["resume=auto", "trainer.rounds=10", free])[0], tmp_path)
     for option, began in (("program.tau=0.25", "0.5"), ("seed=4", "0"), ("trainer.threads=7", r"\w+")):
         with pytest.raises(ConfigError, match=rf"{option} \(it began with {began}\)"):
@@ -204,11 +205,30 @@ def test_a_changed_option_that_changes_the_science_is_refused_by_name(tmp_path: 
         check_folder(compose_config([])[0], tmp_path)
 
 
+def test_a_sweep_into_a_folder_with_runs_is_refused_before_hydra_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "sweep" / "0"
+    run.mkdir(parents=True)
+    hold_run(run, "seed=1")
+    sweep = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert main(sweep) == 2
+    assert "holds runs already (0): finish them with resume=auto" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.jsonl"]
+    check_sweep_folder([*sweep, "resume=auto"])
+    check_sweep_folder(["-m", "seed=1,2"])
+
+
 def test_overrides_of_a_resume_are_checked(tmp_path: Path) -> None:
     config, _ = compose_config([])
     extended = with_overrides(config, ["trainer.rounds=300", "trainer.devices=4"])
     assert (extended.trainer.rounds, extended.trainer.devices, extended.resume) == (300, 4, "auto")
+    tracked = with_overrides(config, ["logger=[csv,wandb]", "logger.wandb.project=p", "trainer.rounds=31"])
+    assert (tracked.logger["wandb"]["project"], tracked.trainer.rounds) == ("p", 31)
+    assert tracked.program == config.program
     for override, message in (
+        ("logger=wandbb", "logger=wandbb: there is no such choice"),
+        ("experiment=paper_cifar10", "experiment=...: a run that has begun takes its own options only"),
         ("trainer.round=3", "trainer.round: there is no such option"),
         ("trainer.rounds", "this is not an override"),
         ("trainer.rounds=0", "trainer.rounds=0 is not possible"),
