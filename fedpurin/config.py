@@ -141,7 +141,7 @@ class ExchangeConfig:
     """Type of values on the wire; the 16-bit types are lossy."""
     bucket_mib: Annotated[float, Field(gt=0)] = 64.0
     """Upper bound of one bucket of a collective, MiB."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
     """A rank that does not answer a collective for this long ends the run."""
 
 

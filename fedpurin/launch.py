@@ -1,13 +1,17 @@
 """How processes come to be: Lightning Fabric with a strategy that leaves the clients' module alone.
 
-Plain `python` (Fabric starts the other processes), torchrun and srun are all detected by Fabric's environments.
-Does not own collectives: those are in `exchange/`.
+Plain `python` (Fabric starts the other processes, which are watched here), torchrun and srun are all detected by
+Fabric's environments. Does not own collectives: those are in `exchange/`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,19 +19,65 @@ import torch
 from lightning import Fabric
 from lightning.fabric.accelerators import CUDAAccelerator
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
 
 from fedpurin.config import ConfigError, TrainerConfig
+from fedpurin.interruption import SIGNALS
+
+log = logging.getLogger(__name__)
 
 MIN_CPU_PROCESSES = 8  # a laptop may run this many ranks on fewer cores, slower, to check that nothing changes
+START_GRACE_SECONDS = 30.0  # until the process group exists, nothing but this module notices that a rank is lost
+END_GRACE_SECONDS = 60.0
+
+
+class PatientLauncher(_SubprocessScriptLauncher):
+    """Starts the other ranks of this machine; when one is lost, the run may say so before it ends.
+
+    Lightning's own launcher kills every rank within five seconds. Here a collective fails and names the lost rank, the
+    run records it, and only what still hangs after the collective's time-out is killed.
+    """
+
+    def __init__(self, *arguments: Any, timeout_seconds: float) -> None:
+        super().__init__(*arguments)
+        self.timeout_seconds = timeout_seconds
+
+    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            threading.Thread(target=self._watch, name="fedpurin-ranks", daemon=True).start()
+        return function(*args, **kwargs)
+
+    def _watch(self) -> None:
+        while not (lost := [rank for rank, child in enumerate(self.procs, 1) if child.poll()]):
+            if all(child.returncode == 0 for child in self.procs):
+                return
+            time.sleep(1)
+        code = self.procs[lost[0] - 1].returncode
+        if code in {128 + number for number in SIGNALS}:  # it left in good order, and so does this rank
+            return
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        log.error("rank %d of %d ended with %s", lost[0], len(self.procs) + 1, how)
+        grouped = torch.distributed.is_initialized()
+        time.sleep(self.timeout_seconds + END_GRACE_SECONDS if grouped else START_GRACE_SECONDS)
+        for child in self.procs:
+            child.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ClientParallelStrategy(DDPStrategy):
     """A process group without DistributedDataParallel: ranks train different clients and never sync gradients."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, timeout_seconds: float) -> None:
+        super().__init__(timeout=timedelta(seconds=timeout_seconds))
+        self.timeout_seconds = timeout_seconds
         self._backward_sync_control = None
+
+    def _configure_launcher(self) -> None:
+        self._launcher = PatientLauncher(
+            self.cluster_environment, self.num_processes, self.num_nodes, timeout_seconds=self.timeout_seconds
+        )
 
     def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
         return module
@@ -37,7 +87,7 @@ class ClientParallelStrategy(DDPStrategy):
         return None  # a client's data belong to it; nothing is sharded over ranks
 
 
-def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout_seconds: float = 1800.0) -> Fabric:
+def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout_seconds: float = 600.0) -> Fabric:
     """Start the processes that `config` asks for and return this one's Fabric.
 
     Raises:
@@ -51,7 +101,7 @@ def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout
         devices=num_devices,
         num_nodes=num_nodes,
         precision=config.precision,
-        strategy="auto" if alone else ClientParallelStrategy(timeout=timedelta(seconds=timeout_seconds)),
+        strategy="auto" if alone else ClientParallelStrategy(timeout_seconds=timeout_seconds),
         callbacks=list(callbacks),
     )
     fabric.launch()

@@ -37,7 +37,7 @@ class Processes:
     `moved_bytes` counts what this rank received from others: the simulator's own traffic, not the clients'.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", timeout_seconds: float = 1800.0) -> None:
+    def __init__(self, device: torch.device | str = "cpu", timeout_seconds: float = 600.0) -> None:
         self.device = torch.device(device)
         self.moved_bytes = 0
         self.timeout_seconds = timeout_seconds

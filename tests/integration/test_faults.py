@@ -1,0 +1,141 @@
+"""Faults of machines: a rank lost, a disk full, a folder that cannot be written, a clock that goes backwards.
+
+Disks are real: a small tmpfs, where this process may mount one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedpurin
+from fedpurin import ConfigError
+from fedpurin.checkpoint import find_all
+from tests.integration.test_resume import CLI, assert_same, assert_same_folders
+from tests.methods.tiny import simulate
+
+OPTIONS = ("method=fedpurin", "method.beta=4", "trainer.rounds=4", "checkpoint.every=1")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def mount(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments, folder], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+
+
+def fill(disk: Path, but: int = 0) -> None:
+    """Leave so many bytes free."""
+    with (disk / "filler").open("wb") as file:
+        file.write(bytes(shutil.disk_usage(disk).free - but))
+
+
+def test_a_full_disk_costs_checkpoints_and_not_the_run(
+    disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = simulate(tmp_path / "whole", *OPTIONS)
+    fill(disk, but=64 * 1024)  # enough for the growing files, not for a checkpoint
+    result = simulate(disk / "run", *OPTIONS)
+    assert_same(whole, result)
+    assert "No space left on device; the one before it stands, the run goes on" in caplog.text
+    assert find_all(disk / "run") == []
+
+
+def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tmp_path: Path) -> None:
+    class Fills:
+        """Uses up the disk while a round trains."""
+
+        def on_client_end(self) -> None:
+            if (disk / "run" / "metrics.jsonl").exists() and not (disk / "filler").exists():
+                fill(disk)
+
+    whole = simulate(tmp_path / "whole", *OPTIONS)
+    with pytest.raises(OSError, match="No space left on device"):
+        simulate(disk / "run", *OPTIONS, callbacks=[Fills()])
+    (disk / "filler").unlink()
+    assert_same(whole, simulate(disk / "run", *OPTIONS, "resume=auto"))
+
+
+def test_a_read_only_folder_is_named(disk: Path) -> None:
+    simulate(disk / "run", "method=local", "trainer.rounds=1", "checkpoint.every=1")
+    before = {path: path.stat().st_mtime_ns for path in disk.rglob("*")}
+    mount(disk, "-o", "remount,ro")
+    for folder in ("run", "new"):
+        with pytest.raises(
+            ConfigError, match=f"hydra.run.dir={disk / folder} cannot be written: Read-only file system"
+        ):
+            simulate(disk / folder, "method=local", "trainer.rounds=2", "resume=auto")
+    for command in (["resume", str(disk / "run")], [f"hydra.run.dir={disk / 'new'}"]):
+        done = subprocess.run([sys.executable, "-m", "fedpurin", *command], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "cannot be written: Read-only file system" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in disk.rglob("*")} == before
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="faketime is not installed")
+def test_a_clock_that_goes_backwards_overwrites_nothing_and_changes_no_bit(tmp_path: Path) -> None:
+    """Hydra names folders by date and time, which come again; and a resumed run may find itself before its start."""
+    whole = fedpurin.simulate([*CLI[3:], "trainer.rounds=2"], run_dir=tmp_path / "whole")
+    train = ["faketime", "-f", "2026-01-02 03:04:05", *CLI, "trainer.rounds=1"]
+    subprocess.run(train, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    run_dir = tmp_path / "outputs" / "2026-01-02" / "03-04-05"
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    again = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "outputs/2026-01-02/03-04-05 holds a run already" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+    resume = ["faketime", "-f", "2026-01-01 03:04:05", sys.executable, "-m", "fedpurin", "resume", str(run_dir)]
+    subprocess.run([*resume, "trainer.rounds=2"], check=True, stdout=subprocess.DEVNULL)
+    assert_same_folders(whole.run_dir, run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_lost_rank_ends_the_run_by_name_and_the_run_goes_on_afterwards(victim: int, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    subprocess.run([*CLI, "trainer.rounds=8", f"hydra.run.dir={whole}"], check=True)
+    command = [*CLI, "trainer.rounds=8", "trainer.devices=3", "resume=auto", f"hydra.run.dir={parts}"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not find_all(parts):
+        assert run.poll() is None
+        time.sleep(0.05)
+    ranks = {0: run.pid} | {int(environment(child)["LOCAL_RANK"]): child for child in children(run.pid)}
+    os.kill(ranks[victim], signal.SIGKILL)
+    _, errors = run.communicate(timeout=120)  # the pipe is closed when every rank has ended
+    assert run.returncode != 0
+    assert f"RankLostError: rank {victim} of 3 did not finish the " in errors
+    if victim != 0:
+        summary = json.loads((parts / "summary.json").read_text())
+        assert summary["status"] == "failed"
+        assert summary["error"].startswith(f"RankLostError: rank {victim} of 3 did not finish the ")
+    subprocess.run([sys.executable, "-m", "fedpurin", "resume", str(parts), "trainer.devices=2"], check=True)
+    assert_same_folders(whole, parts)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def environment(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "LOCAL_RANK=" in entry)
