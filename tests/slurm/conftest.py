@@ -91,7 +91,7 @@ class Cluster:
         lines = self.call("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%i %T").split("\n")
         return dict(line.split() for line in lines if line)
 
-    def wait(self, job: str, *wanted: str, timeout: float = 120) -> None:
+    def wait(self, job: str, *wanted: str, timeout: float = 400) -> None:
         """Wait until every task of the job is in one of the wanted states."""
         end = time.monotonic() + timeout
         while not (states := self.states(job)) or not set(states.values()) <= set(wanted):
