@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import lightning
@@ -41,7 +42,8 @@ class Progress(lightning.Callback):
         config, space = federation.config, federation.trainer.space
         self.console.print(
             f"{config.name}: {config.partition.num_clients} clients on {config.data.name}, "
-            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds"
+            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds",
+            soft_wrap=not self.console.is_terminal,  # a log keeps one line
         )
         self._first, self._start = federation.first_round, time.monotonic()
         if self.console.is_terminal:
@@ -78,7 +80,8 @@ class Progress(lightning.Callback):
             left = spent / (done - self._first) * (rounds - done)
             self.console.print(
                 f"round {done}/{rounds}  clients {record['clients/participating']}  {self._latest}  "
-                f"{traffic} a round  {left:.0f} s left"
+                f"{traffic} a round  {timedelta(seconds=round(left))} left",
+                soft_wrap=True,
             )
 
     def on_run_end(self, federation: Federation) -> None:
@@ -106,10 +109,11 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         values = [summary.get(key) for key in (name, f"{name}/worst", f"{name}/best")]
         table.add_row(f"accuracy {variant}", *("–" if value is None else f"{value:.4f}" for value in values))
     table.add_section()
-    for direction in ("up", "down"):
-        sent, dense = summary[f"total/bytes/{direction}"], summary[f"total/bytes/dense_{direction}"]
+    traffic = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
+    traffic["together"] = (sum(sent for sent, _ in traffic.values()), sum(dense for _, dense in traffic.values()))
+    for way, (sent, dense) in traffic.items():
         saved = f"{1 - sent / dense:.1%} below dense" if dense else "–"
-        table.add_row(f"bytes {direction}", format_bytes(sent), f"dense {format_bytes(dense)}", saved)
+        table.add_row(f"bytes {way}", format_bytes(sent), f"dense {format_bytes(dense)}", saved)
     if "total/network/seconds" in summary:
         reached = summary.get("network/seconds_to_target")
         target = "" if reached is None else f"{reached:.1f} s to target"
