@@ -5,8 +5,8 @@ is wrong (a collective that fails or times out does, `processes.py`).
 
 A rank whose count stands still is dead or stopped; a rank that waits in a collective still counts, since the
 wait releases the GIL. The first rank to find out publishes its verdict, because its own end makes other ranks'
-collectives fail too, and takes the store with it where rank 0 serves the store. If the store is gone without a verdict,
-it is rank 0 that was lost.
+collectives fail too, and takes the store with it where rank 0 serves the store. If the store is gone or silent without a
+verdict, it is rank 0 that was lost.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch.distributed import distributed_c10d
 
 INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 4.0
+ANSWER_SECONDS = 10.0
+"""A store that takes longer for a whole search, PATIENCE_SECONDS included, does not answer any more."""
 _VERDICT = "fedpurin/lost"
 
 
@@ -45,6 +47,16 @@ class Heartbeat:
 
     def find_lost(self) -> list[int]:
         """Ranks whose beat stands still for PATIENCE_SECONDS, or that another rank found lost."""
+        found: list[list[int]] = []
+        # In a thread, because a call to a store whose server is stopped, not dead, never returns.
+        search = threading.Thread(target=lambda: found.append(self._search()), name="fedpurin-search", daemon=True)
+        search.start()
+        search.join(timeout=ANSWER_SECONDS)
+        if found:
+            return found[0]
+        return self._verdict or ([0] if self.rank else [])
+
+    def _search(self) -> list[int]:
         try:
             before = self._read()
             deadline = time.monotonic() + PATIENCE_SECONDS

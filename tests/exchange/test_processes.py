@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import distributed_c10d
 
-from fedpurin.exchange import Processes
+from fedpurin.exchange import Processes, heartbeat
 from tests.exchange.worker import run_cases
 
 
@@ -63,6 +65,7 @@ def test_same_bits_and_ledger_on_several_ranks(size: int, alone: dict[str, Any],
         pytest.param("kill-1", 3, marks=pytest.mark.slow),
         pytest.param("kill-0", 2, marks=pytest.mark.slow),
         pytest.param("stop-1", 2, marks=pytest.mark.slow),
+        pytest.param("stop-0", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_lost_rank_is_named_by_the_others(scenario: str, size: int, tmp_path: Path) -> None:
@@ -78,3 +81,31 @@ def test_a_lost_rank_is_named_by_the_others(scenario: str, size: int, tmp_path: 
     finally:
         for rank in ranks:
             rank.kill()
+
+
+class StoppableStore:
+    """A store as rank 0 serves it: while that rank is stopped, no call returns."""
+
+    def __init__(self) -> None:
+        self.serving = threading.Event()
+        self.serving.set()
+
+    def add(self, key: str, amount: int) -> int:
+        self.serving.wait()
+        return amount
+
+    def check(self, keys: list[str]) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("rank", "lost"), [(1, [0]), (0, [])])
+def test_a_silent_store_means_that_rank_0_is_lost(rank: int, lost: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StoppableStore()
+    monkeypatch.setattr(distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(heartbeat, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "ANSWER_SECONDS", 0.2)
+    signs = heartbeat.Heartbeat(rank, 2)
+    store.serving.clear()
+    assert signs.find_lost() == lost
+    store.serving.set()
+    signs.stop()
