@@ -97,6 +97,9 @@ class StoppableStore:
     def check(self, keys: list[str]) -> bool:
         return False
 
+    def set(self, key: str, value: str) -> None:
+        pass
+
 
 @pytest.mark.parametrize(("rank", "lost"), [(1, [0]), (0, [])])
 def test_a_silent_store_means_that_rank_0_is_lost(rank: int, lost: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
