@@ -146,7 +146,9 @@ def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[T
     Raises:
         ValueError: a value that is not finite, or that `value_type` cannot hold.
     """
-    wire = values.to(value_type.dtype).contiguous()
+    wire = values.to(value_type.dtype)
+    if wire.stride() != (1,):  # also of no value or one, which torch calls contiguous whatever its stride
+        wire = wire.clone(memory_format=torch.contiguous_format)
     if not tally.add_values(wire):
         bad = values[~torch.isfinite(wire)][0].item()
         raise ValueError(
@@ -226,6 +228,8 @@ def decode(
     grid = grid_of(layout)
     if header.size != layout.size:
         raise DecodeError(f"speaks of {header.size} parameters; this layout has {layout.size}")
+    if (header.value_type is ValueType.NONE) != (header.kind in WITHOUT_VALUES):
+        raise DecodeError(f"{header.kind.name} with values of type {header.value_type.name}")
     expected = header.message_bytes(grid.num_blocks)
     if buffer.numel() != expected:
         raise DecodeError(f"{buffer.numel()} bytes; its header announces {expected}")
@@ -246,7 +250,7 @@ def decode(
     if header.has_table:
         positions = grid.parameters(buffer.device) if universe is None else universe
         mask = decode_index(table, index, positions, grid.whole)
-        if header.kind not in WITHOUT_VALUES and num_selected(table) != header.num_values:
+        if values is not None and num_selected(table) != header.num_values:
             raise DecodeError(f"{header.num_values} values for a mask of {num_selected(table)} positions")
     return Message(
         kind=header.kind,

@@ -185,6 +185,7 @@ LAYOUT = Layout.from_sizes([40, 300])
         (lambda data: claim(data, has_table=False), "index bytes without a block table"),
         (lambda data: claim(data, value_type=ValueType.NONE), "values of no type"),
         (lambda data: claim(data, round=8), "checksum"),
+        (lambda data: forge(data, 3, Kind.MASK), "MASK with values of type FLOAT32"),
         (lambda data: forge(data, 40, 0), "an index whose positions do not match its count"),
         (lambda data: forge(data, 43, 6), "block 0: unknown encoding"),
         (lambda data: forge(data, 41, 200), "block 0: more values than positions"),
@@ -231,6 +232,14 @@ def test_scan_sees_every_value(size: int, dtype: torch.dtype) -> None:
 def test_values_that_do_not_match_the_mask() -> None:
     with pytest.raises(ValueError, match="3 values for a mask of 340 positions"):
         encode(Message(Kind.UPDATE, 0, 0, pack_mask(LAYOUT.parameter_mask()), torch.zeros(3)), LAYOUT)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_with_a_stride_are_sent(dtype: torch.dtype) -> None:
+    columns = torch.arange(6.0).view(3, 2)
+    for values in (columns[:, 1], columns[:1, 1], torch.zeros(0).as_strided((0,), (0,))):
+        message = Message(Kind.VALUES, 0, 0, None, values.to(dtype))
+        assert_same(decode(encode(message, LAYOUT), LAYOUT), message)
 
 
 def test_numbers_that_the_header_cannot_hold() -> None:
