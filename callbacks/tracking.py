@@ -7,9 +7,12 @@ left out, and logs. Whatever it raises is one warning, and the run goes on: the 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ from fedpurin.record import summarise_run
 log = logging.getLogger(__name__)
 
 QUEUED_ROUNDS = 10_000
+SPARE_BYTES = 2**18
 INTERRUPTED_SECONDS = 10.0  # between a signal and the end of the job there is little time
 
 
@@ -71,8 +75,9 @@ class Tracker(lightning.Callback):
         self, federation: Federation, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     ) -> None:
         self._traffic += _traffic(record)
-        payload = wandb_run.make_payload(dict(record), rows, self._masks(record["round"]), self._traffic)
-        payload["last"] = record["round"] == federation.config.trainer.rounds - 1
+        last = record["round"] == federation.config.trainer.rounds - 1
+        masks = self._masks(record["round"])
+        payload = wandb_run.make_payload(record, rows, masks, traffic=self._traffic, last=last)
         self._put(lambda: self.log(payload))
 
     def on_run_end(self, federation: Federation) -> None:
@@ -117,13 +122,14 @@ class Tracker(lightning.Callback):
             log.warning("%s: %s; the run goes on without it, %s is complete", self.service, why, self.run_dir)
 
     def _masks(self, number: int) -> dict[str, Any]:
-        """This round's line of `masks.jsonl`, which its callback has just written."""
+        """This round's line of `masks.jsonl`, which its callback has just written, and the tensors' names."""
         try:
             with (self.run_dir / "masks.jsonl").open("rb") as file:
-                line: dict[str, Any] = json.loads(file.readlines()[-1])
-        except (OSError, ValueError, IndexError):
+                header, *_, line = file
+            masks = wandb_run.name_tensors(json.loads(line), json.loads(header))
+        except (OSError, ValueError):  # no masks, or none yet
             return {}
-        return line if line.get("round") == number else {}
+        return masks if masks.get("round") == number else {}
 
 
 class WandbTracker(Tracker):
@@ -157,17 +163,20 @@ class WandbTracker(Tracker):
 
     def open(self, config: Config, run_dir: Path, first_round: int) -> None:
         mode = wandb_run.choose_mode(self.mode)
-        earlier = wandb_run.recorded_rounds(run_dir) if first_round and mode == "offline" else set()
-        options = {"project": self.project, "entity": self.entity, "group": self.group}
+        options: dict[str, Any] = {"project": self.project, "entity": self.entity, "group": self.group}
+        if mode == "online" and (why := wandb_run.why_not_online()):
+            mode = self._stay_offline(why)
         try:
             self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
-        except Exception as error:  # no server, no permission, or a W&B process that an earlier run left dead
+        except Exception as error:  # the server refused, or an earlier run left W&B's process dead
             if mode == "online":
-                log.warning("W&B: %s; recording offline, upload later: fedpurin sync %s", _one_line(error), run_dir)
+                mode = self._stay_offline(_one_line(error))
             wandb_run.forget_process()
-            earlier = wandb_run.recorded_rounds(run_dir) if first_round else set()
-            self._run = wandb_run.open_run(config, run_dir, mode="offline", **options)
-        self._known = set(range(self._run.step)) if self._run.resumed else earlier
+            self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
+        if self._run.resumed:
+            self._known = set(wandb_run.uploaded_rounds(self._run))
+        elif first_round and mode == "offline":
+            self._known = wandb_run.recorded_rounds(wandb_run.wandb_folders(run_dir))
         wandb_run.replay(self._run, run_dir, self._known, until=first_round)
 
     def log(self, payload: Mapping[str, Any]) -> None:
@@ -181,11 +190,19 @@ class WandbTracker(Tracker):
             self._run.summary.update({name: value for name, value in summary.items() if value is not None})
             if self.log_model:
                 self._upload_model()
+        folder = Path(self._run.dir)
         self._run.finish(exit_code=0 if error is None or isinstance(error, Interrupted) else 1)
+        if folder.exists() and shutil.disk_usage(folder).free < SPARE_BYTES:  # W&B itself says nothing of that
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; its files may lack rounds", str(folder.parent))
 
     def give_up(self) -> None:
-        # A hung W&B process would hang its teardown as well.
+        wandb_run.kill_process()
+        # Its client is told in a thread: whatever it still waits for, the run does not.
         threading.Thread(target=wandb_run.forget_process, daemon=True).start()
+
+    def _stay_offline(self, why: str) -> str:
+        log.warning("W&B: %s; recording offline, upload later: fedpurin sync %s", why, self.run_dir)
+        return "offline"
 
     def _upload_model(self) -> None:
         import wandb
@@ -212,13 +229,11 @@ class TensorBoardTracker(Tracker):
         self._writer.add_text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
 
     def log(self, payload: Mapping[str, Any]) -> None:
-        for name, value in payload.items():
-            if isinstance(value, int | float) and name not in ("round", "last"):
+        for name, value in wandb_run.scalars(payload).items():
+            if isinstance(value, int | float) and name != "round":
                 self._writer.add_scalar(name, value, payload["round"])
-        masks = payload["masks"]
-        if "overlap" in masks:
-            figure = wandb_run.overlap_figure(masks["ids"], masks["overlap"], payload["round"])
-            self._writer.add_figure("mask/overlap", figure, payload["round"])
+        for name, pixels in wandb_run.pictures(payload).items():
+            self._writer.add_image(name, pixels, payload["round"], dataformats="HWC")
         self._writer.flush()
 
     def close(self, summary: Mapping[str, Any] | None, error: BaseException | None) -> None:

@@ -1,8 +1,8 @@
 """`fedpurin sync RUN_DIR ...`: upload what W&B has not got yet, from a machine that has a network and a login.
 
-Two ways, and a run keeps to the one it took first. Where W&B's own offline files hold every round, they are uploaded
-whole, with system metrics and console (`wandb sync`). Otherwise, and for a run that still goes on, the run folder's
-files are replayed from the round that W&B has reached. Does not own: what is logged for a round (wandb_run.py).
+Two ways. Where W&B's own offline files hold every round, they are uploaded whole, with system metrics (`wandb sync`).
+Otherwise, for a run that still goes on, and ever after, the run folder's files are replayed from the round that W&B
+has reached. Does not own: what is logged for a round (wandb_run.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from fedpurin.lock import is_locked
 from fedpurin.resume import read_config
 from fedpurin.wandb_run import (
     IDENTITY,
-    choose_mode,
     has_login,
     identity,
     open_run,
     payloads,
     recorded_rounds,
     replay,
+    uploaded_rounds,
     wandb_folders,
+    why_not_online,
 )
 
 
@@ -47,51 +48,56 @@ def main(arguments: Sequence[str]) -> int:
         read_config(run_dir)  # names a folder that is none, before anything is sent
     if not has_login():
         raise ConfigError("there is no W&B login: run `wandb login`, or set WANDB_API_KEY")
-    if choose_mode("online") != "online":
-        print("fedpurin: the W&B server cannot be reached from here", file=sys.stderr)
+    if why := why_not_online():
+        print(f"fedpurin: W&B: {why}", file=sys.stderr)
         return 1
-    return max(sync(run_dir, given.project, given.entity) for run_dir in given.run_dirs)
+    return max([sync(run_dir, given.project, given.entity) for run_dir in given.run_dirs])
 
 
 def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
-    """Upload one run; 0 when W&B has all of it."""
-    chosen = identity(run_dir)
-    way = chosen.get("uploaded") or ("replay" if is_locked(run_dir) or not is_recorded(run_dir) else "files")
-    (run_dir / IDENTITY).write_text(json.dumps(chosen | {"uploaded": way}) + "\n")
+    """Upload one run; 0 when W&B has all of it that there is by now."""
     options = read_config(run_dir).logger.get("wandb") or {}
     project, entity = project or options.get("project") or "fedpurin", entity or options.get("entity")
-    return upload_files(run_dir, project, entity) if way == "files" else upload_rounds(run_dir, project, entity)
+    replays = identity(run_dir).get("uploaded") == "replay" or is_locked(run_dir) or not is_recorded(run_dir)
+    try:
+        if replays:
+            upload_rounds(run_dir, project, entity)
+        else:
+            upload_files(run_dir, project, entity)
+    except Exception as error:  # W&B raises much; the other runs come next
+        print(f"fedpurin: {run_dir}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def is_recorded(run_dir: Path) -> bool:
     """Whether W&B's offline files hold every round of the run."""
     rounds = {payload["round"] for payload in payloads(run_dir)}
-    return bool(rounds) and rounds <= recorded_rounds(run_dir)
+    return bool(rounds) and rounds <= recorded_rounds(wandb_folders(run_dir, "offline-"))
 
 
-def upload_files(run_dir: Path, project: str, entity: str | None) -> int:
-    """Hand the offline folders to `wandb sync`, which takes those of one run in order and skips what it has sent."""
+def upload_files(run_dir: Path, project: str, entity: str | None) -> None:
+    """Hand the offline folders to `wandb sync`, which takes those of one run in order and skips what it has sent.
+
+    Raises:
+        OSError: it did not upload all of them; its exit code says nothing of that.
+    """
+    folders = wandb_folders(run_dir, "offline-")
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--project", project]
     command += ["--entity", entity] if entity else []
-    done = subprocess.run([*command, *map(str, wandb_folders(run_dir))])
-    return done.returncode
+    subprocess.run([*command, *map(str, folders)], check=False)
+    left = [folder.name for folder in folders if not list(folder.glob("*.wandb.synced"))]
+    if left:
+        raise OSError(f"`wandb sync` has not uploaded {', '.join(left)}; try again")
 
 
-def upload_rounds(run_dir: Path, project: str, entity: str | None) -> int:
-    """Replay the rounds that the server does not have."""
-    import wandb
-
-    try:
-        run = open_run(read_config(run_dir), run_dir, mode="online", project=project, entity=entity)
-    except wandb.errors.Error as error:
-        print(f"fedpurin: {run_dir}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-        return 1
-    count = replay(run, run_dir, range(run.step))
-    summary = run_dir / "summary.json"
-    if summary.exists():
-        run.summary.update(
-            {name: value for name, value in json.loads(summary.read_text()).items() if value is not None}
-        )
-    run.finish()
+def upload_rounds(run_dir: Path, project: str, entity: str | None) -> None:
+    """Replay the rounds that the server does not have; from then on this is the run's way."""
+    (run_dir / IDENTITY).write_text(json.dumps(identity(run_dir) | {"uploaded": "replay"}) + "\n")
+    with open_run(read_config(run_dir), run_dir, mode="online", project=project, entity=entity) as run:
+        count = replay(run, run_dir, uploaded_rounds(run))
+        summary = run_dir / "summary.json"
+        if summary.exists():
+            values = json.loads(summary.read_text())
+            run.summary.update({name: value for name, value in values.items() if value is not None})
     print(f"{run_dir}: {count} rounds uploaded")
-    return 0

@@ -10,23 +10,33 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import netrc
 import os
+import queue
 import secrets
-import socket
+import signal
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 from fedpurin.config import Config
+from fedpurin.mask_figures import Pixels, density_figure, overlap_figure, to_pixels
 
 IDENTITY = "wandb.json"
+NOT_CURVES = ("clients", "masks", "last")
 PROBE_SECONDS = 5.0
-INIT_SECONDS = 12.0
-"""Together with the probe below twenty seconds: how long a node without network may take to find that out."""
+INIT_SECONDS = 8.0
+"""How long a server may take to answer at all, and then to accept the run. With two seconds for ending W&B's process
+and starting it again offline, a node without network has its offline run within twenty seconds."""
 
 
 def identity(run_dir: Path) -> dict[str, Any]:
@@ -41,32 +51,55 @@ def identity(run_dir: Path) -> dict[str, Any]:
 
 
 def has_login() -> bool:
-    """Whether there is an API key; W&B itself would ask for one on a terminal."""
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether W&B would find credentials; it would ask for them on a terminal."""
+    settings = _settings()
+    if settings.api_key or any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
+    server = urlsplit(settings.base_url)
+    names = [server.netloc, *(["api.wandb.ai"] if server.netloc.endswith("forge.coreweave.com") else [])]  # as W&B does
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(_server().hostname or "") is not None
+        stored = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
+    return any(stored.authenticators(name) for name in names)
 
 
 def is_reachable() -> bool:
-    """Whether the W&B server answers. Behind a proxy only trying can tell."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    server = _server()
-    port = server.port or (443 if server.scheme == "https" else 80)
+    """Whether the W&B server, and not somebody in its place, answers within `PROBE_SECONDS`; through a proxy as well."""
+    answers: queue.Queue[bool] = queue.Queue()
+    server = _settings().base_url
+    # Sockets have a time limit, finding their address has none.
+    threading.Thread(target=lambda: answers.put(_answers(server)), name="W&B probe", daemon=True).start()
     try:
-        socket.create_connection((server.hostname or "", port), timeout=PROBE_SECONDS).close()
-    except OSError:
+        return answers.get(timeout=PROBE_SECONDS)
+    except queue.Empty:
         return False
-    return True
+
+
+def _answers(server: str) -> bool:
+    """Ask what W&B itself would ask first. Any answer will do but a page: a portal's login, a proxy's apology."""
+    request = Request(f"{server}/graphql", b'{"query": "{ viewer { id } }"}', {"Content-Type": "application/json"})
+    trusting = ssl._create_unverified_context()  # nothing secret is sent, and W&B has certificates of its own
+    try:
+        with urlopen(request, timeout=PROBE_SECONDS, context=trusting) as answer:
+            headers = answer.headers
+    except HTTPError as error:
+        headers = error.headers
+    except (OSError, HTTPException, ValueError):
+        return False
+    return str(headers.get_content_type()) != "text/html"
 
 
 def choose_mode(wanted: str | None) -> str:
     """`online`, `offline` or `disabled`: what was asked for, else WANDB_MODE, else online with a login."""
-    mode = wanted or os.environ.get("WANDB_MODE") or ("online" if has_login() else "offline")
-    return "offline" if mode == "online" and not is_reachable() else mode
+    return wanted or os.environ.get("WANDB_MODE") or ("online" if has_login() else "offline")
+
+
+def why_not_online() -> str | None:
+    """What stands between this machine and W&B, in words; None where nothing does. Takes `PROBE_SECONDS` at most."""
+    if not has_login():
+        return "there is no login: run `wandb login`, or set WANDB_API_KEY"
+    return None if is_reachable() else f"{_settings().base_url} does not answer from here"
 
 
 def open_run(
@@ -88,25 +121,26 @@ def open_run(
 
     method = str(config.method.get("_target_", "method")).rpartition(".")[2]
     environment = _read_json(run_dir / "environment.json")
-    run = wandb.init(
-        id=identity(run_dir)["id"],
-        resume="allow",
-        reinit="create_new",
-        mode=mode,  # type: ignore[arg-type]
-        project=project,
-        entity=entity,
-        group=group or default_group(config, run_dir),
-        name=config.name,
-        tags=[*config.tags, method, config.data.name],
-        dir=run_dir,
-        config={
-            **json.loads(json.dumps(config.to_mapping())),
-            "run_dir": str(run_dir),
-            "git_revision": environment.get("git_revision"),
-            "slurm_restart_count": environment.get("slurm_restart_count"),
-        },
-        settings=wandb.Settings(console="off", silent=silent, init_timeout=INIT_SECONDS),
-    )
+    with _silent_log():
+        run = wandb.init(
+            id=identity(run_dir)["id"],
+            resume="allow",
+            reinit="create_new",
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            entity=entity,
+            group=group or default_group(config, run_dir),
+            name=config.name,
+            tags=[*config.tags, method, config.data.name],
+            dir=run_dir,
+            config={
+                **json.loads(json.dumps(config.to_mapping())),
+                "run_dir": str(run_dir),
+                "git_revision": environment.get("git_revision"),
+                "slurm_restart_count": environment.get("slurm_restart_count"),
+            },
+            settings=wandb.Settings(console="off", silent=silent, init_timeout=INIT_SECONDS),
+        )
     run.define_metric("round")
     run.define_metric("bytes/cumulative")
     run.define_metric("*", step_metric="round")
@@ -117,8 +151,18 @@ def forget_process() -> None:
     """End W&B's own process, dead or alive: its next use starts a new one, and an id is no longer in use."""
     import wandb
 
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):  # it exits with what its process exits with
         wandb.teardown(exit_code=1)
+
+
+def kill_process() -> None:
+    """Kill W&B's own process. Left alone it would try for hours to reach a server, holding our terminal or pipe."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            id, _, rest = stat.read_text().partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            if name == "wandb-core" and int(fields.split()[1]) == os.getpid():
+                os.kill(int(id), signal.SIGKILL)
 
 
 def default_group(config: Config, run_dir: Path) -> str:
@@ -128,10 +172,15 @@ def default_group(config: Config, run_dir: Path) -> str:
     return "/".join(sweep.parts[-2:]) if is_sweep else config.name
 
 
-def recorded_rounds(run_dir: Path) -> set[int]:
-    """Rounds that W&B's local files of this run hold, read by W&B's own tool; empty where it cannot."""
+def uploaded_rounds(run: Any) -> range:
+    """Rounds that the server had when the run was opened; `run.step` says 0 until something is logged."""
+    return range(run.starting_step)
+
+
+def recorded_rounds(folders: Iterable[Path]) -> set[int]:
+    """Rounds that W&B's local files hold, read by W&B's own tool; empty where it cannot."""
     rounds: set[int] = set()
-    for folder in wandb_folders(run_dir):
+    for folder in folders:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
         try:
             listing = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
@@ -147,9 +196,9 @@ def recorded_rounds(run_dir: Path) -> set[int]:
     return rounds
 
 
-def wandb_folders(run_dir: Path) -> list[Path]:
-    """W&B's own folders of this run, one a start."""
-    return sorted((run_dir / "wandb").glob(f"*run-*-{identity(run_dir)['id']}"))
+def wandb_folders(run_dir: Path, kind: str = "*") -> list[Path]:
+    """W&B's own folders of this run, one a start; `kind` `offline-` leaves out those that were online."""
+    return sorted((run_dir / "wandb").glob(f"{kind}run-*-{identity(run_dir)['id']}"))
 
 
 def replay(run: Any, run_dir: Path, known: Iterable[int], until: int | None = None) -> int:
@@ -163,40 +212,57 @@ def replay(run: Any, run_dir: Path, known: Iterable[int], until: int | None = No
 
 
 def payloads(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """What is logged for each round of the folder, in order."""
+    """What is logged for each round of the folder, in order; nothing before its first round has ended."""
+    if not (run_dir / "metrics.jsonl").exists():
+        return
     rows: dict[int, list[dict[str, Any]]] = {}
     with (run_dir / "clients.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            rows.setdefault(int(row["round"]), []).append(dict(row))
-    masks = {line["round"]: line for line in _read_lines(run_dir / "masks.jsonl") if "round" in line}
-    traffic = 0
+            if None not in row.values():  # the row that a running process is writing
+                rows.setdefault(int(row["round"]), []).append(dict(row))
+    header, *lines = _read_lines(run_dir / "masks.jsonl") or [{}]
+    masks = {line["round"]: name_tensors(line, header) for line in lines}
+    traffic, summary = 0, _read_json(run_dir / "summary.json")
     for record in _read_lines(run_dir / "metrics.jsonl"):
         traffic += record.get("bytes/up", 0) + record.get("bytes/down", 0)
         number = record["round"]
-        yield make_payload(record, rows.get(number, []), masks.get(number, {}), traffic)
+        last = summary.get("status") == "finished" and number == summary["rounds"] - 1
+        yield make_payload(record, rows.get(number, []), masks.get(number, {}), traffic=traffic, last=last)
+
+
+def name_tensors(line: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
+    """A round's line of `masks.jsonl` with what the file's first line says of the tensors."""
+    return {name: header[name] for name in ("tensors", "sizes") if name in header} | dict(line)
 
 
 def make_payload(
-    record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], masks: Mapping[str, Any], traffic: int
+    record: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    masks: Mapping[str, Any],
+    *,
+    traffic: int,
+    last: bool,
 ) -> dict[str, Any]:
     """One round: its metrics, cumulative bytes as a second axis, its clients, its masks where they were measured."""
-    return {**record, "bytes/cumulative": traffic, "clients": list(rows), "masks": dict(masks)}
+    return {**record, "bytes/cumulative": traffic, "clients": list(rows), "masks": dict(masks), "last": last}
+
+
+def scalars(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What is drawn as a curve: the round's record, and the density of each tensor's masks by the tensor's place."""
+    values = {name: value for name, value in payload.items() if name not in NOT_CURVES and value is not None}
+    return values | {f"mask/density/{i:03d}": share for i, share in enumerate(payload["masks"].get("density", []))}
 
 
 def log_round(run: Any, payload: Mapping[str, Any]) -> None:
     """Send one round. Its number is W&B's step, so W&B itself drops one that it has.
 
-    Clients go along as a table, and the overlap matrix as an image, in the rounds in which overlaps were measured.
+    Clients go along as a table in the rounds that have pictures, and in the last.
     """
     import wandb
 
-    values = {name: value for name, value in payload.items() if name not in ("clients", "masks") and value is not None}
-    masks = payload["masks"]
-    for index, share in enumerate(masks.get("density", [])):
-        values[f"mask/density/{index:03d}"] = share
-    if "overlap" in masks:
-        values["mask/overlap"] = wandb.Image(overlap_figure(masks["ids"], masks["overlap"], payload["round"]))
-    if payload["clients"] and ("overlap" in masks or payload.get("last")):
+    drawn = pictures(payload)
+    values = scalars(payload) | {name: wandb.Image(pixels) for name, pixels in drawn.items()}
+    if payload["clients"] and (drawn or payload["last"]):
         columns = list(payload["clients"][0])
         cells = [
             ["" if row.get(name) is None else str(row.get(name)) for name in columns] for row in payload["clients"]
@@ -205,22 +271,35 @@ def log_round(run: Any, payload: Mapping[str, Any]) -> None:
     run.log(values, step=payload["round"])
 
 
-def overlap_figure(ids: Sequence[int], overlap: Sequence[Sequence[float | None]], number: int) -> Any:
-    """The participants' mask overlaps as a matrix."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow([[float("nan") if value is None else value for value in row] for row in overlap])
-    figure.colorbar(image, label="overlap $O_{ij}$")
-    axes.set(title=f"mask overlap, round {number}", xlabel="client j", ylabel="client i")
-    axes.set_xticks(range(len(ids)), [str(id) for id in ids], fontsize=6)
-    axes.set_yticks(range(len(ids)), [str(id) for id in ids], fontsize=6)
-    return figure
+def pictures(payload: Mapping[str, Any]) -> dict[str, Pixels]:
+    """The round's pictures, in the rounds in which `callbacks.mask_statistics` measured overlaps."""
+    masks, number = payload["masks"], payload["round"]
+    drawn = {}
+    if "overlap" in masks:
+        drawn["mask/overlap"] = to_pixels(overlap_figure(masks["ids"], masks["overlap"], number))
+        if "tensors" in masks and "density" in masks:
+            figure = density_figure(masks["tensors"], masks["sizes"], masks["density"], masks["density/all"], number)
+            drawn["mask/density/by_tensor"] = to_pixels(figure)
+    return drawn
 
 
-def _server() -> Any:
-    return urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+@contextlib.contextmanager
+def _silent_log() -> Iterator[None]:
+    """W&B's log is a file of its own; on a full disk Python would print a traceback for every line of it."""
+    asked, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = asked
+        for handler in logging.getLogger("wandb").handlers:
+            handler.handleError = lambda record: None  # type: ignore[method-assign]
+
+
+def _settings() -> Any:
+    """W&B's own view of its environment and settings files."""
+    import wandb
+
+    return wandb.setup().settings
 
 
 def _read_json(path: Path) -> dict[str, Any]:

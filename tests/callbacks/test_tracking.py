@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,10 @@ import pytest
 from callbacks.tracking import Tracker, WandbTracker
 from fedpurin import wandb_run
 from fedpurin.compose import compose_config
+from fedpurin.config import Config
 from tests.methods.tiny import simulate
 
-
-@pytest.fixture(autouse=True)
-def _without_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name.lower() in ("https_proxy", "all_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+pytestmark = pytest.mark.usefixtures("no_login")
 
 
 def inspect(folder: Path) -> list[dict[str, Any]]:
@@ -82,6 +79,23 @@ def test_a_run_that_wandb_missed_is_filled_in(tmp_path: Path) -> None:
     simulate(tmp_path, *options, "trainer.rounds=2")
     simulate(tmp_path, *options, "trainer.rounds=3", "resume=auto", "logger=wandb")
     assert histories(tmp_path) == [[0, 1, 2]]
+
+
+def test_wandb_may_be_open_before_the_first_round_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = threading.Event()
+
+    class Opened(WandbTracker):
+        def open(self, config: Config, run_dir: Path, first_round: int) -> None:
+            super().open(config, run_dir, first_round)
+            opened.set()
+
+    class Waits:
+        def on_client_end(self) -> None:
+            assert opened.wait(30)
+
+    simulate(tmp_path, "method=local", callbacks=[Opened(), Waits()])
+    assert histories(tmp_path) == [[0, 1]]
+    assert "W&B: " not in caplog.text
 
 
 class Broken(Tracker):
@@ -153,37 +167,168 @@ def children_named(name: str) -> list[int]:
     return found
 
 
-def test_a_key_without_a_network_falls_back_within_twenty_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Timed(WandbTracker):
+    """Knows how long W&B took to open a run."""
+
+    seconds = float("inf")
+
+    def open(self, config: Config, run_dir: Path, first_round: int) -> None:
+        start = time.monotonic()
+        super().open(config, run_dir, first_round)
+        self.seconds = time.monotonic() - start
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert wandb_run.has_login()
-    monkeypatch.setenv("WANDB_BASE_URL", "http://192.0.2.1")  # a documentation address: packets vanish
-    start = time.monotonic()
-    assert wandb_run.choose_mode(None) == "offline"
-    assert time.monotonic() - start < 20
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        assert wandb_run.choose_mode("online") == "offline"
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+
+
+@contextlib.contextmanager
+def listening(answers: bytes | None) -> Iterator[str]:
+    """The address of somebody that accepts every connection, and says the same to everyone, or nothing."""
+    held = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                held.append(connection)
+                if answers is not None:
+                    connection.recv(65536)
+                    connection.sendall(answers)
+                    connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\nConnection: close\r\n\r\n<html/>"
+REFUSAL = (
+    b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+)
+
+
+def test_a_key_and_a_silent_server_is_an_offline_run_within_twenty_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Timed()
+    with listening(None) as address:
+        log_in(monkeypatch, address)
+        simulate(tmp_path, "method=local", callbacks=[tracker])
+    assert tracker.seconds < 20
+    assert histories(tmp_path) == [[0, 1]]
+    assert [record.message for record in caplog.records if "W&B" in record.message] == [
+        f"W&B: {address} does not answer from here; recording offline, upload later: fedpurin sync {tmp_path}"
+    ]
 
 
 @pytest.mark.slow
-def test_a_server_that_answers_and_refuses_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never says a word
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        simulate(tmp_path, "method=local", "logger=wandb")
+def test_a_server_that_answers_and_then_falls_silent_costs_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst: all of the probe's time passes, and all of the start's."""
+
+    def answer_late() -> bool:
+        time.sleep(wandb_run.PROBE_SECONDS)
+        return True
+
+    monkeypatch.setattr(wandb_run, "is_reachable", answer_late)
+    tracker = Timed()
+    with listening(None) as address:
+        log_in(monkeypatch, address)
+        simulate(tmp_path, "method=local", callbacks=[tracker])
+    assert wandb_run.PROBE_SECONDS + wandb_run.INIT_SECONDS < tracker.seconds < 20
     assert histories(tmp_path) == [[0, 1]]
 
 
-def test_the_login_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answers", "reachable"), [(None, False), (PAGE, False), (b"", False), (REFUSAL, True)])
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_only_a_w_and_b_answer_counts(
+    monkeypatch: pytest.MonkeyPatch, answers: bytes | None, reachable: bool, through_proxy: bool
+) -> None:
+    monkeypatch.setattr(wandb_run, "PROBE_SECONDS", 1.0)
+    with listening(answers) as address:
+        log_in(monkeypatch, "http://wandb.invalid" if through_proxy else address)
+        if through_proxy:
+            monkeypatch.setenv("http_proxy", address)
+        start = time.monotonic()
+        assert (wandb_run.why_not_online() is None) == reachable
+        assert time.monotonic() - start < 5
+
+
+def test_a_machine_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_run, "PROBE_SECONDS", 1.0)
+    log_in(monkeypatch, "http://192.0.2.1")  # a documentation address: packets vanish
+    assert wandb_run.why_not_online() == "http://192.0.2.1 does not answer from here"
+
+
+def test_a_server_that_refuses_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Timed()
+    with listening(REFUSAL) as address:
+        log_in(monkeypatch, address)
+        simulate(tmp_path, "method=local", callbacks=[tracker])
+    assert tracker.seconds < 20
+    assert histories(tmp_path) == [[0, 1]]
+    assert caplog.text.count("recording offline") == 1
+
+
+def test_the_login_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wandb_run.has_login()
     assert wandb_run.choose_mode(None) == "offline"
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    Path(os.environ["NETRC"]).write_text("machine api.wandb.ai login user password secret\n")
     assert wandb_run.has_login()
+    assert wandb_run.choose_mode(None) == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_run.choose_mode(None) == "disabled"
+
+
+def test_the_login_of_an_own_server_is_found() -> None:
+    Path(os.environ["WANDB_CONFIG_DIR"], "settings").write_text("[default]\nbase_url = https://wandb.example\n")
+    Path(os.environ["NETRC"]).write_text("machine api.wandb.ai login user password secret\n")
+    assert not wandb_run.has_login()
+    Path(os.environ["NETRC"]).write_text("machine wandb.example login user password secret\n")
+    assert wandb_run.has_login()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A run folder whose `wandb/` is a disk of two MiB."""
+    run_dir = tmp_path / "run"
+    disk = run_dir / "wandb"
+    disk.mkdir(parents=True)
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mounting, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cannot mount a disk here")
+    try:
+        yield run_dir
+    finally:
+        wandb_run.forget_process()
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("method", "left_kib"), [("local", 0), ("local", 32), ("fedpurin", 0), ("fedpurin", 64)])
+def test_a_full_disk_for_wandb_is_one_warning(
+    small_disk: Path,
+    method: str,
+    left_kib: int,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (small_disk / "wandb/filler").write_bytes(bytes((2048 - left_kib) * 1024))
+    result = simulate(small_disk, f"method={method}", "logger=wandb", "trainer.rounds=5")
+    assert result.summary["status"] == "finished"
+    assert len((small_disk / "metrics.jsonl").read_text().splitlines()) == 5
+    assert len((small_disk / "clients.csv").read_text().splitlines()) == 1 + 5 * 4
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    (warning,) = [message for message in warnings if message.startswith("W&B: ")]
+    assert "No space left on device" in warning
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_tensorboard_gets_scalars_and_forgets_lost_rounds(tmp_path: Path) -> None:
@@ -194,6 +339,8 @@ def test_tensorboard_gets_scalars_and_forgets_lost_rounds(tmp_path: Path) -> Non
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("accuracy/personalized")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("mask/density/000")] == [0, 1, 2]
+    assert [event.step for event in events.Images("mask/density/by_tensor")] == [0, 1, 2]
 
 
 def test_sync_replays_what_wandb_lacks(tmp_path: Path) -> None:
