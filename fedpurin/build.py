@@ -111,7 +111,7 @@ def _assemble(
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
     check_fit(module, data.train)
-    method.check(space, config.partition.num_clients)
+    method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
 
     trainer = LocalTrainer(
         fabric,

@@ -28,6 +28,7 @@ from fedpurin.interruption import SIGNALS
 log = logging.getLogger(__name__)
 
 MIN_CPU_PROCESSES = 8  # a laptop may run this many ranks on fewer cores, slower, to check that nothing changes
+START_SECONDS = 1800.0  # for every process to come up, and the first of them to download data
 START_GRACE_SECONDS = 30.0  # until the process group exists, nothing but this module notices that a rank is lost
 END_GRACE_SECONDS = 60.0
 
@@ -70,7 +71,7 @@ class ClientParallelStrategy(DDPStrategy):
     """A process group without DistributedDataParallel: ranks train different clients and never sync gradients."""
 
     def __init__(self, *, timeout_seconds: float) -> None:
-        super().__init__(timeout=timedelta(seconds=timeout_seconds))
+        super().__init__(timeout=timedelta(seconds=START_SECONDS))  # of the default group, which only starts the run
         self.timeout_seconds = timeout_seconds
         self._backward_sync_control = None
 

@@ -80,6 +80,7 @@ def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["model=custom", "model._target_=lightning.LightningModule"], "LightningModule has no training_step"),
         (["model=custom", "model._target_=tests.modules.NoOptimizer"], "NoOptimizer has no configure_optimizers"),
         (["method.close_after_horizon=true", "partition.num_clients=2"], "method.close_after_horizon=true"),
+        (["method.close_after_horizon=true", "trainer.clients_per_round=2"], "with 2 clients a round is not possible"),
     ],
 )
 def test_a_mistake_ends_with_code_2_and_a_line(

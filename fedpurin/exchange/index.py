@@ -34,10 +34,10 @@ def decode_index(
     universe: UInt8[Tensor, " bytes"],
     span: Span,
 ) -> UInt8[Tensor, " bytes"]:
-    """The packed mask that `encode_index` wrote.
+    """The packed mask that `encode_index` wrote. A block in an encoding that is not its shortest is understood too.
 
     Raises:
-        DecodeError: bytes that it cannot have written, with the number of the offending block.
+        DecodeError: bytes that say nothing, or contradict each other, with the number of the offending block.
     """
     if index.device.type == "cpu":
         return index_cpu.decode_index(table, index, universe, span)

@@ -2,13 +2,16 @@
 
 The same functions, compiled for the CPU, are in `index_cpu.py`; `index.py` chooses. See there for the format.
 Each element of the universe gets its block number and its place inside the block; everything after that is
-sorting those elements by encoding, differences, cumulative sums and scatters.
+sorting those elements by encoding, differences, cumulative sums and scatters. That takes some 70 bytes an element, so
+blocks are done in groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -18,8 +21,11 @@ from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, Encoding
 from fedpurin.exchange.header import DecodeError
 from fedpurin.space import unpack_mask
 
+BLOCKS_AT_A_TIME = 64
+"""A group has at most a million parameters."""
 _SKIP = 255
 _IMPOSSIBLE = torch.iinfo(torch.int64).max
+_SET_BITS = torch.tensor([bin(byte).count("1") for byte in range(256)])
 _SPACED = (Encoding.COORDINATE8, Encoding.COORDINATE16, Encoding.COMPLEMENT16)
 
 
@@ -46,6 +52,25 @@ class _Places:
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
     """Write which positions of `universe` are in `mask`; see `index.encode_index`."""
+    parts = [_encode(_part(mask, group, span), _part(universe, group, span), group) for group in _groups(span)]
+    totals = [sum(part.encoding_bytes[encoding] for part in parts) for encoding in range(len(Encoding))]
+    nothing = mask[:0]
+    table, index = ([nothing, *(getattr(part, name) for part in parts)] for name in ("table", "index"))
+    return EncodedIndex(torch.cat(table), torch.cat(index), totals)
+
+
+def _groups(span: Span) -> Iterator[Span]:
+    edges = span.start + np.concatenate([[0], np.cumsum(span.widths)])
+    for first in range(0, span.num_blocks, BLOCKS_AT_A_TIME):
+        last = min(first + BLOCKS_AT_A_TIME, span.num_blocks)
+        yield Span(span.first + first, span.first + last, int(edges[first]), int(edges[last]), span.widths[first:last])
+
+
+def _part(packed: Tensor, group: Span, span: Span) -> Tensor:
+    return packed[(group.start - span.start) // 8 : (group.stop - span.start) // 8]
+
+
+def _encode(mask: Tensor, universe: Tensor, span: Span) -> EncodedIndex:
     places = _Places.of(universe, span)
     member = unpack_mask(mask)[places.offset]
     sent = _Spacing.of(places, member)
@@ -132,10 +157,9 @@ def decode_index(
     span: Span,
 ) -> UInt8[Tensor, " bytes"]:
     """The inverse of `encode_index`; see `index.decode_index`."""
-    places = _Places.of(universe, span)
     entries = table.view(torch.int32).to(torch.int64)
     counts, skips, encoding = entries & 0xFFFF, (entries >> 16) & 0xFF, (entries >> 24) & 0xFF
-    sizes = places.sizes
+    sizes = _count_blocks(universe, span)
     _refuse(encoding > max(Encoding), span, "unknown encoding")
     _refuse(counts > sizes, span, "more values than positions")
     _refuse((encoding == Encoding.NONE) & (counts > 0), span, "values without an encoding")
@@ -145,10 +169,33 @@ def decode_index(
         [torch.zeros_like(counts)] * 2 + [(sizes + 7) // 8, counts + skips, 2 * counts, 2 * (sizes - counts)]
     )
     length = lengths.gather(0, encoding.unsqueeze(0)).squeeze(0)
-    if int(length.sum().item()) != index.numel():
-        raise DecodeError(
-            f"the block table announces {int(length.sum().item())} index bytes; there are {index.numel()}"
-        )
+    total = int(length.sum().item())
+    if total != index.numel():
+        raise DecodeError(f"the block table announces {total} index bytes; there are {index.numel()}")
+    parts, read = [universe[:0]], 0
+    for group in _groups(span):
+        own = slice(group.first - span.first, group.last - span.first)
+        num_bytes = int(length[own].sum().item())
+        parts.append(
+            _decode(
+                counts[own], encoding[own], length[own], index[read : read + num_bytes],
+                _part(universe, group, span), group,
+            )
+        )  # fmt: skip
+        read += num_bytes
+    return torch.cat(parts)
+
+
+def _count_blocks(universe: Tensor, span: Span) -> Tensor:
+    """Positions of the universe in each block."""
+    total = _SET_BITS.to(universe.device)[universe.int()].cumsum(0)
+    last = torch.as_tensor(np.cumsum(span.widths) // 8 - 1, device=universe.device)
+    return total[last].diff(prepend=total.new_zeros(1))
+
+
+def _decode(counts: Tensor, encoding: Tensor, length: Tensor, index: Tensor, universe: Tensor, span: Span) -> Tensor:
+    places = _Places.of(universe, span)
+    sizes = places.sizes
     begins = length.cumsum(0) - length
 
     chosen = encoding[places.block]
@@ -171,9 +218,9 @@ def decode_index(
             member[at] = True
     found = torch.bincount(places.block[member], minlength=span.num_blocks)
     _refuse(found != counts, span, "an index whose positions do not match its count")
-    bits = torch.zeros(span.stop - span.start, dtype=torch.bool, device=table.device)
+    bits = torch.zeros(span.stop - span.start, dtype=torch.bool, device=index.device)
     bits[places.offset] = member
-    weights = 1 << torch.arange(8, dtype=torch.uint8, device=table.device)
+    weights = 1 << torch.arange(8, dtype=torch.uint8, device=index.device)
     return (bits.view(-1, 8).to(torch.uint8) * weights).sum(1, dtype=torch.uint8)
 
 

@@ -66,8 +66,8 @@ class Method:
         """Give the clients another loss or further layers, say with `mix_in`. The default leaves the module."""
         return module
 
-    def check(self, space: ParameterSpace, num_clients: int) -> None:
-        """Raise ConfigError where the model or the number of clients does not allow this method."""
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
+        """Raise ConfigError where the model, or the number of clients in a round, does not allow this method."""
 
     def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
         """Before local training: bring the participants' models up to date where the method requires it."""

@@ -26,8 +26,8 @@ class FedAvg(Method):
     """Dense exchange: all shared parameters up, the mean down, once each for every participation.
 
     When everybody takes part, the mean goes down at the end of the round. Otherwise a participant would often hold
-    a mean that is out of date before it trains again, so the present one goes down when the client is drawn next;
-    until then `accuracy/merged` measures the mean as the server holds it.
+    a mean that is out of date before it trains again, so the present one (at first the initial weights) goes down when
+    the client is drawn; until then `accuracy/merged` measures the mean as the server holds it.
     """
 
     weighting: Literal["samples", "uniform"] = "samples"
@@ -42,13 +42,13 @@ class FedAvg(Method):
         return client.vector
 
     def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
-        if self._global is None:
-            return  # nobody has averaged yet: all clients still hold the initial weights
-        behind = [id for id in round.ids if id not in self._up_to_date]
-        received = exchange.download(self._global, behind)
-        for client in round.clients:
-            if client.id in behind:
-                self.copy_of_global(client)[: shared.length] = received
+        behind = [client for client in round.clients if client.id not in self._up_to_date]
+        if not behind or (self._global is None and len(round.ids) == round.num_clients):
+            return  # when everybody takes part, the mean at the end of a round is its download
+        present = self.copy_of_global(behind[0]) if self._global is None else self._global  # initial weights, or a mean
+        received = exchange.download(present, [client.id for client in behind])
+        for client in behind:
+            self.copy_of_global(client)[: shared.length] = received
 
     def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
         everybody = len(round.ids) == round.num_clients

@@ -26,7 +26,7 @@ class FedBN(FedAvg):
     def shares(self, segment: Segment) -> bool:
         return not segment.is_norm
 
-    def check(self, space: ParameterSpace, num_clients: int) -> None:
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
         if not any(segment.is_norm for segment in space.layout):
             raise ConfigError(
                 "method=FedBN keeps the parameters of normalisation layers, and this model has none: choose a model "

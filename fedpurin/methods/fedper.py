@@ -20,5 +20,5 @@ class FedPer(FedAvg):
     def shares(self, segment: Segment) -> bool:
         return not segment.is_head
 
-    def check(self, space: ParameterSpace, num_clients: int) -> None:
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)

@@ -24,6 +24,9 @@ from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
 from fedpurin.space import ParameterSpace, Segment
 
+MAX_CONTRIBUTORS = 2**15 - 1
+"""A count of contributors travels in two bytes, of which torch's types leave fifteen bits."""
+
 
 @dataclass(kw_only=True, config=OPTIONS)
 class FedPURIN(Method):
@@ -46,11 +49,16 @@ class FedPURIN(Method):
     def shares(self, segment: Segment) -> bool:
         return self.share_norm or not segment.is_norm
 
-    def check(self, space: ParameterSpace, num_clients: int) -> None:
-        if self.close_after_horizon and num_clients < 3:
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
+        if self.close_after_horizon and num_participants < 3:
             raise ConfigError(
-                f"method.close_after_horizon=true with partition.num_clients={num_clients} is not possible: "
-                "two clients' overlaps may be equal for ever; it needs three"
+                f"method.close_after_horizon=true with {num_participants} clients a round is not possible "
+                "(partition.num_clients, trainer.clients_per_round): two overlaps may be equal for ever; it needs three"
+            )
+        if self.normalise == "contributors" and num_participants > MAX_CONTRIBUTORS:
+            raise ConfigError(
+                f"method.normalise=contributors with {num_participants} clients a round is not possible: "
+                f"contributors are counted up to {MAX_CONTRIBUTORS} (trainer.clients_per_round)"
             )
         if self.close_after_horizon and self.fill == "global":
             raise ConfigError(

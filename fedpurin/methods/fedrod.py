@@ -41,7 +41,7 @@ class FedRoD(FedAvg):
     def shares(self, segment: Segment) -> bool:
         return not segment.name.startswith("personal_head.")
 
-    def check(self, space: ParameterSpace, num_clients: int) -> None:
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)
 
     def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:

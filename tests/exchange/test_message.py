@@ -104,8 +104,12 @@ def test_dense_bytes_is_what_a_dense_message_weighs() -> None:
     assert encode(random_update(layout, 1.0, torch.float16), layout).numel() == dense_bytes(layout, 2)
 
 
+@pytest.mark.parametrize("blocks_at_a_time", [64, 3])
 @pytest.mark.parametrize("within", [1.0, 0.5, 0.01, 0.0])
-def test_index_is_the_same_on_cpu_and_in_torch(within: float) -> None:
+def test_index_is_the_same_on_cpu_and_in_torch(
+    within: float, blocks_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_torch, "BLOCKS_AT_A_TIME", blocks_at_a_time)
     layout = Layout.from_sizes([*SIZES, 100_000])
     grid, parameters = grid_of(layout), layout.parameter_mask()
     for span in (grid.whole, grid.span(2, 6), grid.span(9, 10)):

@@ -69,6 +69,13 @@ def test_fedavg(tmp_path: Path) -> None:
     assert record["accuracy/personalized/best"] == pytest.approx(2.0)
 
 
+def test_fedavg_sends_every_participant_one_model_and_hears_one(tmp_path: Path) -> None:
+    """Also in the first round, when the initial weights go down."""
+    federation = pull(tmp_path, "method=fedavg", "trainer.rounds=3", "trainer.clients_per_round=1")[2]
+    for record in federation.history:
+        assert record["bytes/down"] == record["bytes/dense_down"] == record["bytes/up"] == record["bytes/dense_up"]
+
+
 def test_fedprox(tmp_path: Path) -> None:
     """At ½x, after the first step, the pull to x and the pull back to 0 are equal with μ = 1: the second step is 0."""
     overrides = ["method=fedprox", "trainer.local_epochs=2", "trainer.rounds=1"]
@@ -120,7 +127,7 @@ def test_what_stays_with_the_client(method: str, private: set[str]) -> None:
 def space_of(name: str, module: LightningModule, roles: Roles | None = None) -> ParameterSpace:
     method, roles = make_method(composed(name).method), roles or Roles()
     space = ParameterSpace(method.adapt(module, roles), method.shares, roles)
-    method.check(space, num_clients=4)
+    method.check(space, num_participants=4)
     return space
 
 
