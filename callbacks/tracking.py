@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import lightning
 
-from fedpurin import wandb_run
+from fedpurin import wandb_run, wandb_service
 from fedpurin.config import Config
 from fedpurin.federation import Federation
 from fedpurin.interruption import Interrupted
@@ -162,16 +162,16 @@ class WandbTracker(Tracker):
         self._known: set[int] = set()
 
     def open(self, config: Config, run_dir: Path, first_round: int) -> None:
-        mode = wandb_run.choose_mode(self.mode)
+        mode = wandb_service.choose_mode(self.mode)
         options: dict[str, Any] = {"project": self.project, "entity": self.entity, "group": self.group}
-        if mode == "online" and (why := wandb_run.why_not_online()):
+        if mode == "online" and (why := wandb_service.why_not_online()):
             mode = self._stay_offline(why)
         try:
             self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
         except Exception as error:  # the server refused, or an earlier run left W&B's process dead
             if mode == "online":
                 mode = self._stay_offline(_one_line(error))
-            wandb_run.forget_process()
+            wandb_service.forget_process()
             self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
         if self._run.resumed:
             self._known = set(wandb_run.uploaded_rounds(self._run))
@@ -196,9 +196,9 @@ class WandbTracker(Tracker):
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; its files may lack rounds", str(folder.parent))
 
     def give_up(self) -> None:
-        wandb_run.kill_process()
+        wandb_service.kill_process()
         # Its client is told in a thread: whatever it still waits for, the run does not.
-        threading.Thread(target=wandb_run.forget_process, daemon=True).start()
+        threading.Thread(target=wandb_service.forget_process, daemon=True).start()
 
     def _stay_offline(self, why: str) -> str:
         log.warning("W&B: %s; recording offline, upload later: fedpurin sync %s", why, self.run_dir)

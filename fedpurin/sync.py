@@ -19,7 +19,6 @@ from fedpurin.lock import is_locked
 from fedpurin.resume import read_config
 from fedpurin.wandb_run import (
     IDENTITY,
-    has_login,
     identity,
     open_run,
     payloads,
@@ -27,8 +26,8 @@ from fedpurin.wandb_run import (
     replay,
     uploaded_rounds,
     wandb_folders,
-    why_not_online,
 )
+from fedpurin.wandb_service import has_login, why_not_online
 
 
 def main(arguments: Sequence[str]) -> int:

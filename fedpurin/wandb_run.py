@@ -7,36 +7,22 @@ log and what to do when W&B fails (callbacks/tracking.py). `wandb` and matplotli
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import logging
-import netrc
 import os
-import queue
 import secrets
-import signal
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
+from fedpurin import wandb_service
 from fedpurin.config import Config
 from fedpurin.mask_figures import Pixels, density_figure, overlap_figure, to_pixels
 
 IDENTITY = "wandb.json"
 NOT_CURVES = ("clients", "masks", "last")
-PROBE_SECONDS = 5.0
-INIT_SECONDS = 8.0
-"""How long a server may take to answer at all, and then to accept the run. With two seconds for ending W&B's process
-and starting it again offline, a node without network has its offline run within twenty seconds."""
 
 
 def identity(run_dir: Path) -> dict[str, Any]:
@@ -48,58 +34,6 @@ def identity(run_dir: Path) -> dict[str, Any]:
     chosen = {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
     path.write_text(json.dumps(chosen) + "\n")
     return chosen
-
-
-def has_login() -> bool:
-    """Whether W&B would find credentials; it would ask for them on a terminal."""
-    settings = _settings()
-    if settings.api_key or any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    server = urlsplit(settings.base_url)
-    names = [server.netloc, *(["api.wandb.ai"] if server.netloc.endswith("forge.coreweave.com") else [])]  # as W&B does
-    try:
-        stored = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(stored.authenticators(name) for name in names)
-
-
-def is_reachable() -> bool:
-    """Whether the W&B server, and not somebody in its place, answers within `PROBE_SECONDS`; through a proxy as well."""
-    answers: queue.Queue[bool] = queue.Queue()
-    server = _settings().base_url
-    # Sockets have a time limit, finding their address has none.
-    threading.Thread(target=lambda: answers.put(_answers(server)), name="W&B probe", daemon=True).start()
-    try:
-        return answers.get(timeout=PROBE_SECONDS)
-    except queue.Empty:
-        return False
-
-
-def _answers(server: str) -> bool:
-    """Ask what W&B itself would ask first. Any answer will do but a page: a portal's login, a proxy's apology."""
-    request = Request(f"{server}/graphql", b'{"query": "{ viewer { id } }"}', {"Content-Type": "application/json"})
-    trusting = ssl._create_unverified_context()  # nothing secret is sent, and W&B has certificates of its own
-    try:
-        with urlopen(request, timeout=PROBE_SECONDS, context=trusting) as answer:
-            headers = answer.headers
-    except HTTPError as error:
-        headers = error.headers
-    except (OSError, HTTPException, ValueError):
-        return False
-    return str(headers.get_content_type()) != "text/html"
-
-
-def choose_mode(wanted: str | None) -> str:
-    """`online`, `offline` or `disabled`: what was asked for, else WANDB_MODE, else online with a login."""
-    return wanted or os.environ.get("WANDB_MODE") or ("online" if has_login() else "offline")
-
-
-def why_not_online() -> str | None:
-    """What stands between this machine and W&B, in words; None where nothing does. Takes `PROBE_SECONDS` at most."""
-    if not has_login():
-        return "there is no login: run `wandb login`, or set WANDB_API_KEY"
-    return None if is_reachable() else f"{_settings().base_url} does not answer from here"
 
 
 def open_run(
@@ -121,7 +55,7 @@ def open_run(
 
     method = str(config.method.get("_target_", "method")).rpartition(".")[2]
     environment = _read_json(run_dir / "environment.json")
-    with _silent_log():
+    with wandb_service.silent_log():
         run = wandb.init(
             id=identity(run_dir)["id"],
             resume="allow",
@@ -139,30 +73,12 @@ def open_run(
                 "git_revision": environment.get("git_revision"),
                 "slurm_restart_count": environment.get("slurm_restart_count"),
             },
-            settings=wandb.Settings(console="off", silent=silent, init_timeout=INIT_SECONDS),
+            settings=wandb.Settings(console="off", silent=silent, init_timeout=wandb_service.INIT_SECONDS),
         )
     run.define_metric("round")
     run.define_metric("bytes/cumulative")
     run.define_metric("*", step_metric="round")
     return run
-
-
-def forget_process() -> None:
-    """End W&B's own process, dead or alive: its next use starts a new one, and an id is no longer in use."""
-    import wandb
-
-    with contextlib.suppress(Exception, SystemExit):  # it exits with what its process exits with
-        wandb.teardown(exit_code=1)
-
-
-def kill_process() -> None:
-    """Kill W&B's own process. Left alone it would try for hours to reach a server, holding our terminal or pipe."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            id, _, rest = stat.read_text().partition(" (")
-            name, _, fields = rest.rpartition(") ")
-            if name == "wandb-core" and int(fields.split()[1]) == os.getpid():
-                os.kill(int(id), signal.SIGKILL)
 
 
 def default_group(config: Config, run_dir: Path) -> str:
@@ -281,25 +197,6 @@ def pictures(payload: Mapping[str, Any]) -> dict[str, Pixels]:
             figure = density_figure(masks["tensors"], masks["sizes"], masks["density"], masks["density/all"], number)
             drawn["mask/density/by_tensor"] = to_pixels(figure)
     return drawn
-
-
-@contextlib.contextmanager
-def _silent_log() -> Iterator[None]:
-    """W&B's log is a file of its own; on a full disk Python would print a traceback for every line of it."""
-    asked, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = asked
-        for handler in logging.getLogger("wandb").handlers:
-            handler.handleError = lambda record: None  # type: ignore[method-assign]
-
-
-def _settings() -> Any:
-    """W&B's own view of its environment and settings files."""
-    import wandb
-
-    return wandb.setup().settings
 
 
 def _read_json(path: Path) -> dict[str, Any]:

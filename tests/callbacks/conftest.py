@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedpurin import wandb_run
+from fedpurin import wandb_service
 from tests.callbacks.wandb_server import WandbServer
 
 
@@ -38,7 +38,7 @@ def server(no_login: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
 
 
 def _forget_wandb() -> None:
-    wandb_run.forget_process()
+    wandb_service.forget_process()
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             del os.environ[name]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from callbacks.tracking import Tracker, WandbTracker
-from fedpurin import wandb_run
+from fedpurin import wandb_run, wandb_service
 from fedpurin.compose import compose_config
 from fedpurin.config import Config
 from tests.methods.tiny import simulate
@@ -231,15 +231,15 @@ def test_a_server_that_answers_and_then_falls_silent_costs_no_more(
     """The worst: all of the probe's time passes, and all of the start's."""
 
     def answer_late() -> bool:
-        time.sleep(wandb_run.PROBE_SECONDS)
+        time.sleep(wandb_service.PROBE_SECONDS)
         return True
 
-    monkeypatch.setattr(wandb_run, "is_reachable", answer_late)
+    monkeypatch.setattr(wandb_service, "is_reachable", answer_late)
     tracker = Timed()
     with listening(None) as address:
         log_in(monkeypatch, address)
         simulate(tmp_path, "method=local", callbacks=[tracker])
-    assert wandb_run.PROBE_SECONDS + wandb_run.INIT_SECONDS < tracker.seconds < 20
+    assert wandb_service.PROBE_SECONDS + wandb_service.INIT_SECONDS < tracker.seconds < 20
     assert histories(tmp_path) == [[0, 1]]
 
 
@@ -248,20 +248,20 @@ def test_a_server_that_answers_and_then_falls_silent_costs_no_more(
 def test_only_a_w_and_b_answer_counts(
     monkeypatch: pytest.MonkeyPatch, answers: bytes | None, reachable: bool, through_proxy: bool
 ) -> None:
-    monkeypatch.setattr(wandb_run, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_service, "PROBE_SECONDS", 1.0)
     with listening(answers) as address:
         log_in(monkeypatch, "http://wandb.invalid" if through_proxy else address)
         if through_proxy:
             monkeypatch.setenv("http_proxy", address)
         start = time.monotonic()
-        assert (wandb_run.why_not_online() is None) == reachable
+        assert (wandb_service.why_not_online() is None) == reachable
         assert time.monotonic() - start < 5
 
 
 def test_a_machine_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_run, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_service, "PROBE_SECONDS", 1.0)
     log_in(monkeypatch, "http://192.0.2.1")  # a documentation address: packets vanish
-    assert wandb_run.why_not_online() == "http://192.0.2.1 does not answer from here"
+    assert wandb_service.why_not_online() == "http://192.0.2.1 does not answer from here"
 
 
 def test_a_server_that_refuses_leaves_an_offline_run(
@@ -277,21 +277,21 @@ def test_a_server_that_refuses_leaves_an_offline_run(
 
 
 def test_the_login_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not wandb_run.has_login()
-    assert wandb_run.choose_mode(None) == "offline"
+    assert not wandb_service.has_login()
+    assert wandb_service.choose_mode(None) == "offline"
     Path(os.environ["NETRC"]).write_text("machine api.wandb.ai login user password secret\n")
-    assert wandb_run.has_login()
-    assert wandb_run.choose_mode(None) == "online"
+    assert wandb_service.has_login()
+    assert wandb_service.choose_mode(None) == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_run.choose_mode(None) == "disabled"
+    assert wandb_service.choose_mode(None) == "disabled"
 
 
 def test_the_login_of_an_own_server_is_found() -> None:
     Path(os.environ["WANDB_CONFIG_DIR"], "settings").write_text("[default]\nbase_url = https://wandb.example\n")
     Path(os.environ["NETRC"]).write_text("machine api.wandb.ai login user password secret\n")
-    assert not wandb_run.has_login()
+    assert not wandb_service.has_login()
     Path(os.environ["NETRC"]).write_text("machine wandb.example login user password secret\n")
-    assert wandb_run.has_login()
+    assert wandb_service.has_login()
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield run_dir
     finally:
-        wandb_run.forget_process()
+        wandb_service.forget_process()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
