@@ -21,7 +21,7 @@ ENTRY = re.compile(r"bytes/(up|down)/([a-z]+)(?:/([a-z_0-9]+))?")
 SOLVER: tuple[tuple[str, str, Kind], ...] = (
     ("program/gap", "Worst relative gap", "number"),
     ("clients/mean/program/core", "Core: variables left to the solver", "count"),
-    ("clients/mean/program/seconds", "Seconds a solve", "seconds"),
+    ("clients/mean/program/seconds", "Time a solve", "seconds"),
 )
 MAX_SETTINGS = 3
 TIME = ("network/round_seconds", "network/seconds", "clients/max/network/seconds")
