@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedpurin.sweep import command_for, find_runs
+from tests.callbacks.wandb_server import WandbServer
 from tests.integration.test_resume import assert_same_folders
 from tests.slurm.conftest import REPOSITORY, Cluster
 
@@ -118,6 +120,32 @@ def test_a_hydra_sweep_through_the_launcher(slurm: Cluster, tmp_path: Path) -> N
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(run.name, run.state) for run in find_runs(sweep)] == [("0", "done"), ("1", "done")]
+
+
+def test_an_agent_that_is_requeued_finishes_its_run(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
+    """W&B's own agent, on a stand-in for W&B's server, which hands a preempted run out again as W&B does."""
+    server = WandbServer()
+    server.start()
+    server.sweep = yaml.safe_load((REPOSITORY / "configs/sweeps/tau.yaml").read_text())
+    values = dict(option.split("=", 1) for option in [*RUN, f"hydra.run.dir={tmp_path / 'run'}"])
+    arguments = {name: {"value": value} for name, value in values.items()}
+    server.queue = [{"type": "run", "run_id": "swept", "program": "fedpurin", "args": arguments}] * 2
+    cluster = Cluster(slurm.folder)
+    cluster.environment |= {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
+    try:
+        job = cluster.sbatch("slurm/wandb_agent.sbatch", "tester/fedpurin/sweep1")
+        wait_until(lambda: num_rounds(tmp_path / "run") >= 2, lambda: cluster.logs(job))
+        cluster.call("scancel", "-b", "-s", "USR1", job)
+        cluster.release(job)
+        cluster.wait(job, "COMPLETED")
+    finally:
+        server.stop()
+    assert_same_folders(whole, tmp_path / "run")
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())["starts"]
+    assert [start["slurm_restart_count"] for start in starts] == [None, "1"]
+    assert [run.name for run in server.runs.values()] == ["swept"]
+    assert server.runs["swept"].rounds == list(range(30))
+    assert server.queue == []
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
