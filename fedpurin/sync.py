@@ -55,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
     """Upload one run; 0 when W&B has all of it that there is by now."""
+    if is_tracked_now(run_dir):
+        print(f"fedpurin: {run_dir}: is being tracked online; sync it once it has ended", file=sys.stderr)
+        return 1
     options = read_config(run_dir).logger.get("wandb") or {}
     project, entity = project or options.get("project") or "fedpurin", entity or options.get("entity")
     replays = identity(run_dir).get("uploaded") == "replay" or is_locked(run_dir) or not is_recorded(run_dir)
@@ -67,6 +70,13 @@ def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
         print(f"fedpurin: {run_dir}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
         return 1
     return 0
+
+
+def is_tracked_now(run_dir: Path) -> bool:
+    """Whether the run goes on, and sends its rounds itself: a second sender would end it on W&B."""
+    folders = sorted(wandb_folders(run_dir), key=lambda folder: folder.name.removeprefix("offline-"))
+    online = bool(folders) and not folders[-1].name.startswith("offline-")
+    return online and is_locked(run_dir) and "uploaded" not in identity(run_dir)
 
 
 def is_recorded(run_dir: Path) -> bool:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fedpurin import sync, wandb_run
+from fedpurin.lock import RunLock
 from tests.callbacks.wandb_server import StoredRun, WandbServer
 from tests.methods.tiny import simulate
 
@@ -164,6 +165,18 @@ def test_a_run_that_is_offline_first_and_online_then_has_all_rounds(server: Wand
     simulate(tmp_path, *ONLINE, "logger.wandb.mode=offline", "trainer.rounds=2")
     simulate(tmp_path, *ONLINE, "trainer.rounds=3", "resume=auto")
     assert only(server).rounds == [0, 1, 2]
+
+
+def test_a_run_that_is_online_now_is_not_synced(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(tmp_path, *ONLINE)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert sync.main([str(tmp_path)]) == 1
+    assert "is being tracked online; sync it once it has ended" in capsys.readouterr().err
+    lock.release()
+    assert sync.main([str(tmp_path)]) == 0
 
 
 @pytest.mark.slow
