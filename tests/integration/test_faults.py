@@ -91,6 +91,7 @@ def test_a_read_only_folder_is_named(disk: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in disk.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("faketime"), reason="faketime is not installed")
 def test_a_clock_that_goes_backwards_overwrites_nothing_and_changes_no_bit(tmp_path: Path) -> None:
     """Hydra names folders by date and time, which come again; and a resumed run may find itself before its start."""
