@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from fedpurin.checkpoint import Writing, find_latest
-from fedpurin.checkpointer import CLIENTS_AT_ONCE, client_tensors, restore_client
-from fedpurin.client import Client
 from fedpurin.exchange import Processes
+from fedpurin.local.client import Client
+from fedpurin.run.checkpoint import Writing, find_latest
+from fedpurin.run.checkpointer import CLIENTS_AT_ONCE, client_tensors, restore_client
 
 
 def make_client(id: int, parameters: int, buffers: int) -> Client:

@@ -19,14 +19,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
-from fedpurin.exchange.bits import compress, count, expand_into
-from fedpurin.exchange.blocks import grid_of
 from fedpurin.exchange.channel import Channel
-from fedpurin.exchange.header import Kind, ValueType
-from fedpurin.exchange.index import decode_index, encode_index
+from fedpurin.exchange.wire.bits import compress, count, expand_into
+from fedpurin.exchange.wire.blocks import grid_of
+from fedpurin.exchange.wire.header import Kind, ValueType
+from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 BETA = 100

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.api import simulate
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.federation import Federation
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 
 ROUNDS = (0, 10, 25, 50, 75, 90, 99, 100, 199)
 LAST = 200

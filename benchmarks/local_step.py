@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedpurin.build import build, make_module
-from fedpurin.compose import compose_config
+from fedpurin.run.build import build, make_module
+from fedpurin.run.compose import compose_config
 
 DEFAULT = ["experiment=paper_fashion_mnist"]
 

@@ -12,10 +12,10 @@ from typing import Any
 import lightning
 import torch
 
-from fedpurin.client import Client, Diverged, LocalTrainer
 from fedpurin.config import ProgramConfig, ScoresConfig
-from fedpurin.exchange.costs import VALUE_BYTES, upload_overhead_bytes
+from fedpurin.exchange.wire.costs import VALUE_BYTES, upload_overhead_bytes
 from fedpurin.federation import Federation
+from fedpurin.local.client import Client, Diverged, LocalTrainer
 from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
 
 

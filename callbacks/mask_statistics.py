@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.federation import Federation
 from fedpurin.methods import Round
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout
 
 Shares = NDArray[np.float64]

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from fedpurin.federation import VARIANTS, Federation
 from fedpurin.methods import Round
-from fedpurin.record import summarise_run
+from fedpurin.run.record import summarise_run
 
 
 class Progress(lightning.Callback):

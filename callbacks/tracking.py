@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 import lightning
 
-from fedpurin import wandb_run, wandb_service
 from fedpurin.config import Config
 from fedpurin.federation import Federation
-from fedpurin.interruption import Interrupted
-from fedpurin.record import summarise_run
+from fedpurin.run.interruption import Interrupted
+from fedpurin.run.record import summarise_run
+from fedpurin.tracking import wandb_run, wandb_service
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fedpurin.cli.help import COMMANDS, help_text
 from fedpurin.config import Config, ConfigError
-from fedpurin.help import COMMANDS, help_text
-from fedpurin.lock import is_first_process
+from fedpurin.run.lock import is_first_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
-    from fedpurin.compose import compose_config
-    from fedpurin.record import make_folder
-    from fedpurin.resume import check_folder, check_sweep_folder
+    from fedpurin.run.compose import compose_config
+    from fedpurin.run.record import make_folder
+    from fedpurin.run.resume import check_folder, check_sweep_folder
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
@@ -73,7 +73,7 @@ def _run_hydra() -> None:
         from hydra.types import RunMode
         from omegaconf import OmegaConf
 
-        from fedpurin.compose import to_config
+        from fedpurin.run.compose import to_config
 
         mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         hydra_config = HydraConfig.get()
@@ -89,14 +89,14 @@ def _run_hydra() -> None:
 
 def run(config: Config, run_dir: Path) -> None:
     """One run, to its end or to a signal; a run that is finished already is left alone."""
-    from fedpurin.resume import check_folder, is_finished, note_refusal
+    from fedpurin.run.resume import check_folder, is_finished, note_refusal
 
     check_folder(config, run_dir)
     if is_finished(config, run_dir):
         print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
         return
-    from fedpurin.build import build
-    from fedpurin.interruption import Interrupted
+    from fedpurin.run.build import build
+    from fedpurin.run.interruption import Interrupted
 
     # Fabric recommends srun wherever SLURM is installed, also on a login node.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
@@ -113,13 +113,13 @@ def run(config: Config, run_dir: Path) -> None:
 
 
 COMMAND_MODULES = {
-    "report": "fedpurin.report.command",
-    "partition": "fedpurin.data.command",
-    "select": "fedpurin.selection.command",
-    "resume": "fedpurin.resume",
-    "export": "fedpurin.export",
-    "sweep": "fedpurin.sweep",
-    "sync": "fedpurin.sync",
+    "report": "fedpurin.cli.report",
+    "partition": "fedpurin.cli.partition",
+    "select": "fedpurin.cli.select",
+    "resume": "fedpurin.run.resume",
+    "export": "fedpurin.run.export",
+    "sweep": "fedpurin.cli.sweep",
+    "sync": "fedpurin.cli.sync",
 }
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from lightning import LightningModule
 from torch.utils.data import Dataset
 
-from fedpurin.build import build
-from fedpurin.compose import compose_config
 from fedpurin.federation import Federation
-from fedpurin.interruption import Interrupted
+from fedpurin.run.build import build
+from fedpurin.run.compose import compose_config
+from fedpurin.run.interruption import Interrupted
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpurin.client import Client, FitResult, LocalTrainer
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
 from fedpurin.exchange.network import Link, client_seconds, round_seconds
+from fedpurin.local.client import Client, FitResult, LocalTrainer
 from fedpurin.methods import Method, Round
 from fedpurin.seeding import numpy_generator
 from fedpurin.space import unpack_mask

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.blocks import BlockGrid, Span, grid_of
-from fedpurin.exchange.header import DecodeError, Kind, ValueType
-from fedpurin.exchange.index import decode_index, encode_index
 from fedpurin.exchange.ledger import Direction, Ledger, Phase
-from fedpurin.exchange.message import COUNT_DTYPES, Tally, read_values, write_values
 from fedpurin.exchange.processes import Processes
+from fedpurin.exchange.wire.blocks import BlockGrid, Span, grid_of
+from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
+from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.message import COUNT_DTYPES, Tally, read_values, write_values
 from fedpurin.space import Layout
 
 

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.bits import compress, expand_into
-from fedpurin.exchange.blocks import EncodedIndex, Span
 from fedpurin.exchange.channel import Channel, Setting
-from fedpurin.exchange.header import Kind
-from fedpurin.exchange.index import decode_index, encode_index
 from fedpurin.exchange.parallel import map_items
 from fedpurin.exchange.sums import BucketRows, Groups
+from fedpurin.exchange.wire.bits import compress, expand_into
+from fedpurin.exchange.wire.blocks import EncodedIndex, Span
+from fedpurin.exchange.wire.header import Kind
+from fedpurin.exchange.wire.index import decode_index, encode_index
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
 

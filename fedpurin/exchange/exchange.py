@@ -1,7 +1,7 @@
 """What a method calls to let clients exchange: masks, sparse values, dense values. Everything is really encoded.
 
 Owns: the public operations of a round and their order. Does not own: how each works (`masks.py`, `sparse.py`,
-`dense.py`), encodings (`message.py`), who collaborates (`fedpurin.aggregation`).
+`dense.py`), encodings (`message.py`), who collaborates (`fedpurin.methods.overlap`).
 
 Every method here is a collective: all ranks call it, in the same order. Vectors are those of the clients that live
 on this rank; everything that is said about all participants (ids, masks, collaborators, weights) is the same on
@@ -20,12 +20,12 @@ from torch import Tensor
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import dense
 from fedpurin.exchange.channel import Channel, Setting
-from fedpurin.exchange.costs import VALUE_BYTES, dense_bytes
-from fedpurin.exchange.header import Kind, ValueType
 from fedpurin.exchange.ledger import Ledger
 from fedpurin.exchange.masks import close_masks, mask_message_bytes, share_masks
 from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.sparse import Fill, Normalise, SparseRound
+from fedpurin.exchange.wire.costs import VALUE_BYTES, dense_bytes
+from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.space import Layout
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]

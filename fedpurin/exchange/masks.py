@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fedpurin.exchange.channel import Channel, Setting
-from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
-from fedpurin.exchange.header import Kind, ValueType
-from fedpurin.exchange.index import decode_index, encode_index
+from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
+from fedpurin.exchange.wire.header import Kind, ValueType
+from fedpurin.exchange.wire.index import decode_index, encode_index
 from fedpurin.space import Layout
 
 Masks = dict[int, UInt8[Tensor, " length/8"]]

@@ -27,13 +27,13 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.bits import compress, count, expand_into
-from fedpurin.exchange.blocks import Span
 from fedpurin.exchange.channel import Channel, Setting
-from fedpurin.exchange.header import DecodeError, Kind, ValueType
 from fedpurin.exchange.ledger import Phase
 from fedpurin.exchange.parallel import map_items
 from fedpurin.exchange.sums import BucketRows, Groups, merge_own, unions
+from fedpurin.exchange.wire.bits import compress, count, expand_into
+from fedpurin.exchange.wire.blocks import Span
+from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
 from fedpurin.space import unpack_mask
 
 Normalise = Literal["collaborators", "contributors"]

@@ -16,9 +16,9 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpurin.exchange.bits import count_words, words_of
-from fedpurin.exchange.lanes import compress_word, popcount, spread_word, unpack_word
 from fedpurin.exchange.parallel import map_chunks
+from fedpurin.exchange.wire.bits import count_words, words_of
+from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word, unpack_word
 
 if TYPE_CHECKING:
     from fedpurin.exchange.sums import Groups

@@ -18,9 +18,9 @@ from lightning import LightningModule
 from pydantic import ConfigDict
 from torch import Tensor
 
-from fedpurin.client import Client, FitResult, LocalTrainer
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
+from fedpurin.local.client import Client, FitResult, LocalTrainer
 from fedpurin.space import Layout, ParameterSpace, Roles, Segment
 
 OPTIONS = ConfigDict(extra="forbid")

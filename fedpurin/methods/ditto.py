@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client, FitResult, LocalTrainer
 from fedpurin.methods.base import OPTIONS, mix_in
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles

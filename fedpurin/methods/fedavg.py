@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.client import Client
 from fedpurin.exchange import Exchange
+from fedpurin.local.client import Client
 from fedpurin.methods.base import OPTIONS, Method, Round
 from fedpurin.space import Layout
 

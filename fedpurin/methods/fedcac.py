@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Segment
 
 

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.aggregation import collaborators, horizon_closed, overlap_matrix
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
+from fedpurin.methods.overlap import collaborators, horizon_closed, overlap_matrix
 from fedpurin.space import ParameterSpace, Segment
 
 MAX_CONTRIBUTORS = 2**15 - 1

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client, FitResult, LocalTrainer
 from fedpurin.methods.base import OPTIONS
 from fedpurin.methods.fedper import FedPer
 

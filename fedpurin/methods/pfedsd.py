@@ -15,7 +15,7 @@ from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client, FitResult, LocalTrainer
 from fedpurin.methods.base import OPTIONS, mix_in
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles

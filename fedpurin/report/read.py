@@ -1,7 +1,7 @@
 """One run folder as arrays.
 
 Owns: reading `config.yaml`, `metrics.jsonl`, `clients.csv`, `summary.json`, `partition.json` and `masks.jsonl`
-(names: fedpurin/record.py, callbacks/mask_statistics.py), also where a kill cut a line off. Does not own: comparing
+(names: fedpurin/run/record.py, callbacks/mask_statistics.py), also where a kill cut a line off. Does not own: comparing
 runs. A run of which nothing can be drawn raises `BrokenRun`; whatever else is wrong becomes a line in `Run.notes`.
 """
 

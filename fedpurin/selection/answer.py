@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedpurin.exchange.costs import Encoding
+from fedpurin.exchange.wire.costs import Encoding
 from fedpurin.selection.certificate import Status
-from fedpurin.selection.curve import ValueCurve
+from fedpurin.selection.reduction.curve import ValueCurve
 
 RESOLUTION = 1e-9
 """Relative difference that a solver working in double precision cannot tell from zero."""

@@ -14,11 +14,11 @@ import numpy as np
 
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.selection.answer import RESOLUTION, Answer, close_gap
-from fedpurin.selection.instance import Choice, Instance, Items, Plan, items_of
-from fedpurin.selection.passes import AggregateEqual, Chain, DropNull, Reduction
-from fedpurin.selection.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
 from fedpurin.selection.programs import Statement, Values, state_global, state_layerwise
-from fedpurin.selection.scan import Scan
+from fedpurin.selection.reduction.instance import Choice, Instance, Items, Plan, items_of
+from fedpurin.selection.reduction.passes import AggregateEqual, Chain, DropNull, Reduction
+from fedpurin.selection.reduction.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
+from fedpurin.selection.reduction.scan import Scan
 from fedpurin.selection.solver import Outcome, SolverError, solve_statement
 from fedpurin.space import Layout
 

@@ -12,7 +12,7 @@ from typing import Literal
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.costs import Encoding
+from fedpurin.exchange.wire.costs import Encoding
 
 Status = Literal["optimal", "within_tolerance", "time_limit", "numerical_limit"]
 

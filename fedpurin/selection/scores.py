@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from fedpurin.config import ScoresConfig
-from fedpurin.selection.kernels import CHUNK, chunks, map_threads, score_chunk
+from fedpurin.selection.reduction.kernels import CHUNK, chunks, map_threads, score_chunk
 
 _GRADIENT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -13,13 +13,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from fedpurin.config import ProgramConfig
-from fedpurin.exchange.costs import upload_overhead_bytes
+from fedpurin.exchange.wire.costs import upload_overhead_bytes
 from fedpurin.selection.answer import Answer, name_status, relative_gap
-from fedpurin.selection.budget import BudgetProgram
+from fedpurin.selection.budget.program import BudgetProgram
 from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.certificate import Certificate, Selection
-from fedpurin.selection.curve import ValueCurve
-from fedpurin.selection.scan import Threshold, open_scan
+from fedpurin.selection.reduction.curve import ValueCurve
+from fedpurin.selection.reduction.scan import Threshold, open_scan
 from fedpurin.selection.solver import require_installed
 from fedpurin.space import Layout
 

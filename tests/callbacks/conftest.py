@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedpurin import wandb_service
+from fedpurin.tracking import wandb_service
 from tests.callbacks.wandb_server import WandbServer
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fedpurin
-from fedpurin.exchange import costs
+from fedpurin.exchange.wire import costs
 from fedpurin.space import unpack_mask
 
 RUN = [

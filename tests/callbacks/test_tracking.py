@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from callbacks.tracking import Tracker, WandbTracker
-from fedpurin import wandb_run, wandb_service
-from fedpurin.compose import compose_config
 from fedpurin.config import Config
+from fedpurin.run.compose import compose_config
+from fedpurin.tracking import wandb_run, wandb_service
 from tests.methods.tiny import simulate
 
 pytestmark = pytest.mark.usefixtures("no_login")

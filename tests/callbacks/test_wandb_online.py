@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedpurin import sync, wandb_run
-from fedpurin.lock import RunLock
+from fedpurin.cli import sync
+from fedpurin.run.lock import RunLock
+from fedpurin.tracking import wandb_run
 from tests.callbacks.wandb_server import StoredRun, WandbServer
 from tests.methods.tiny import simulate
 

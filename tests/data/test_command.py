@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fedpurin.cli.partition import draw_partition, main, print_partition
 from fedpurin.config import ConfigError, PartitionConfig
 from fedpurin.data import partition
-from fedpurin.data.command import draw_partition, main, print_partition
 from tests.data.conftest import MakeData
 
 

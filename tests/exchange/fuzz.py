@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedpurin.exchange import index_cpu
-from fedpurin.exchange.checksum import Section, checksum, combine
-from fedpurin.exchange.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
-from fedpurin.exchange.header import DecodeError, Header, Kind, ValueType
-from fedpurin.exchange.message import Message, Tally, decode, encode, read_values
+from fedpurin.exchange.wire import index_cpu
+from fedpurin.exchange.wire.checksum import Section, checksum, combine
+from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
+from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
+from fedpurin.exchange.wire.message import Message, Tally, decode, encode, read_values
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 LAYOUT = Layout.from_sizes([40, 300])

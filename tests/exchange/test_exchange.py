@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.config import ExchangeConfig
-from fedpurin.exchange import Exchange, Ledger, Processes, index, index_torch, sums, sums_torch
-from fedpurin.exchange.costs import dense_bytes
-from fedpurin.exchange.header import Kind
-from fedpurin.exchange.message import Message, encode
+from fedpurin.exchange import Exchange, Ledger, Processes, sums, sums_torch
+from fedpurin.exchange.wire import index, index_torch
+from fedpurin.exchange.wire.costs import dense_bytes
+from fedpurin.exchange.wire.header import Kind
+from fedpurin.exchange.wire.message import Message, encode
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout, pack_mask, unpack_mask
 from tests.exchange import naive
 from tests.exchange.naive import Clients

@@ -13,7 +13,7 @@ import json, resource, sys, threading, time
 import numpy as np, torch
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
-from fedpurin.aggregation import collaborators, overlap_matrix
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout, pack_mask
 
 clients, size, bucket_mib, fill = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedpurin.exchange import sums_cpu, sums_torch
-from fedpurin.exchange.bits import compress, count, expand_into
 from fedpurin.exchange.sums import Groups
+from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.space import pack_mask, unpack_mask
 
 

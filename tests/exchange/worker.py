@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fedpurin.aggregation import collaborators, overlap_matrix
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.methods.overlap import collaborators, overlap_matrix
 from tests.exchange.naive import Clients
 
 CASES = [

@@ -19,7 +19,7 @@ import pytest
 
 import fedpurin
 from fedpurin import ConfigError
-from fedpurin.checkpoint import find_all
+from fedpurin.run.checkpoint import find_all
 from tests.integration.test_resume import CLI, assert_same, assert_same_folders
 from tests.methods.tiny import simulate
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import fedpurin
-from fedpurin.checkpoint import find_all
-from fedpurin.record import RunFolder
+from fedpurin.run.checkpoint import find_all
+from fedpurin.run.record import RunFolder
 from tests.methods.tiny import simulate
 
 ROUNDS = 5

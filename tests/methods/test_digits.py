@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fedpurin
-from fedpurin.compose import config_groups
+from fedpurin.run.compose import config_groups
 from lightning_modules import ImageClassifier
 from tests.methods.tiny import composed
 

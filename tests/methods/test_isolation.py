@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fedpurin.build import build
-from fedpurin.client import Client
-from fedpurin.compose import config_groups
 from fedpurin.federation import Federation
+from fedpurin.local.client import Client
+from fedpurin.run.build import build
+from fedpurin.run.compose import config_groups
 from tests.methods.tiny import TEST, TRAIN, Tiny, composed
 
 METHODS = config_groups()["method"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import fedpurin
-from fedpurin.build import make_method
-from fedpurin.compose import config_groups
+from fedpurin.run.build import make_method
+from fedpurin.run.compose import config_groups
 from fedpurin.space import ParameterSpace, Roles
 from tests.methods.tiny import Plain, Tiny, composed, simulate
 

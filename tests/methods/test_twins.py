@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedpurin.client import Client
 from fedpurin.federation import Federation
+from fedpurin.local.client import Client
 from fedpurin.seeding import numpy_generator
 from tests.methods import naive
 from tests.methods.tiny import CLIENTS, ROUNDS, TRAIN, Tiny, simulate

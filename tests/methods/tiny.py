@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 import fedpurin
-from fedpurin.build import make_method
-from fedpurin.compose import compose_config
 from fedpurin.config import Config
+from fedpurin.run.build import make_method
+from fedpurin.run.compose import compose_config
 
 ROUNDS, CLIENTS, EPOCHS, BATCH = 2, 4, 2, 8
 

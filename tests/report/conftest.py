@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpurin.report.command import main
+from fedpurin.cli.report import main
 from tests.report.synthetic import Spec, write_run
 
 SPECS = [

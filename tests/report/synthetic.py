@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from fedpurin.record import CLIENT_COLUMNS
+from fedpurin.run.record import CLIENT_COLUMNS
 
 TARGETS = {
     "local": "Local", "fedavg": "FedAvg", "fedper": "FedPer", "fedcac": "FedCAC", "ditto": "Ditto",

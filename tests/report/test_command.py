@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedpurin.cli.report import main
 from fedpurin.config import ConfigError
-from fedpurin.report.command import main
 from tests.report.conftest import SPECS
 from tests.report.synthetic import Spec, write_run
 
@@ -175,5 +175,5 @@ def test_exit_codes_and_no_engine(tmp_path: Path) -> None:
         [sys.executable, "-m", "fedpurin", "report", str(tmp_path / "absent")], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    code = "import sys, fedpurin.report.command; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    code = "import sys, fedpurin.cli.report; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpurin.report.command import read_runs
+from fedpurin.cli.report import read_runs
 from fedpurin.report.folders import find_run_folders
 from fedpurin.report.read import BrokenRun, read_run
 from tests.report.synthetic import Spec, write_run

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedpurin.exchange.costs import Encoding, encoding_costs
+from fedpurin.exchange.wire.costs import Encoding, encoding_costs
 from fedpurin.space import Layout
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.selection import Selector
 from fedpurin.selection.cardinality import CardinalityProgram
-from fedpurin.selection.passes import AggregateEqual, DropNull, Reduction
-from fedpurin.selection.prices import FixByPrice
-from fedpurin.selection.scan import open_scan
+from fedpurin.selection.reduction.passes import AggregateEqual, DropNull, Reduction
+from fedpurin.selection.reduction.prices import FixByPrice
+from fedpurin.selection.reduction.scan import open_scan
 from fedpurin.space import Layout
 from tests.selection import naive
 from tests.selection.instances import KINDS, draw_scores, instances

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedpurin.sweep import command_for, find_runs
+from fedpurin.cli.sweep import command_for, find_runs
 from tests.callbacks.wandb_server import WandbServer
 from tests.integration.test_resume import assert_same_folders
 from tests.slurm.conftest import REPOSITORY, Cluster

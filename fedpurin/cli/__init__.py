@@ -1,0 +1,1 @@
+"""The `fedpurin` command's subcommands, one file each; importing this package loads nothing."""

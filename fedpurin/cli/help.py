@@ -1,0 +1,70 @@
+"""What `fedpurin --help` prints; imports nothing heavy, so that it answers at once."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+COMMANDS = {
+    "report": "compare finished runs: tables, figures and one page to look at",
+    "partition": "show how a partition deals the samples to clients; nothing is trained",
+    "select": "solve one critical-parameter program and print its certificate",
+    "resume": "continue a run from its newest checkpoint, with the same bits",
+    "export": "write one client's personalised model (safetensors, Lightning)",
+    "sweep": "what has become of a sweep's runs; a W&B sweep file as overrides",
+    "sync": "upload runs to W&B that were recorded offline or in part",
+}
+
+EXAMPLES = """\
+  fedpurin                                        10 clients on digits, FedPURIN
+  fedpurin method=fedavg seed=3                   another method, another seed
+  fedpurin data=fashion_mnist model=resnet8 partition.alpha=0.1
+  fedpurin experiment=paper_fashion_mnist trainer.rounds=3
+  fedpurin -m method=local,fedavg,fedpurin seed=1,2,3"""
+
+
+def help_text() -> str:
+    """The whole help page, wrapped to the terminal."""
+    from fedpurin.run.compose import (
+        config_groups,  # Hydra: a few tenths of a second that other commands need not pay
+    )
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    groups = config_groups()
+    choices = [
+        textwrap.fill(f"{group:<10} {' '.join(names)}", width, initial_indent="  ", subsequent_indent=" " * 13)
+        for group, names in groups.items()
+    ]
+    about = textwrap.fill(
+        "Simulates personalised federated learning: one model per client, trained on its own data. FedPURIN finds, by "
+        "an integer program over perturbation scores, the few parameters of each client that matter, and exchanges "
+        "only those.",
+        width,
+    )
+    commands = "\n".join(f"  fedpurin {name:<10} {what}" for name, what in COMMANDS.items())
+    return f"""\
+usage: fedpurin [option=value ...]        train a federation
+       fedpurin COMMAND ...               (fedpurin COMMAND --help)
+
+{about}
+
+Examples
+{EXAMPLES}
+
+Choices (group=choice)
+{chr(10).join(choices)}
+
+Options (group.option=value; every one with its default: fedpurin --cfg job)
+  seed  trainer.rounds  trainer.local_epochs  trainer.batch_size  trainer.devices
+  trainer.clients_per_round  partition.num_clients  partition.alpha  program.tau
+  program.budget  scores.source  method.beta  exchange.value_dtype  data.root
+
+Commands
+{commands}
+
+Sweeps: -m runs every combination of comma-separated values (Hydra multirun).
+Several processes: trainer.devices=2, or torchrun --nproc-per-node 2 -m fedpurin ...
+A run folder (hydra.run.dir, default outputs/DATE/TIME) gets metrics.jsonl, clients.csv,
+summary.json, config.yaml and the log. Mistakes end with exit code 2 and one or two
+lines; HYDRA_FULL_ERROR=1 shows the traceback.
+"""

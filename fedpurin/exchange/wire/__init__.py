@@ -1,0 +1,1 @@
+"""The wire format: messages, encodings, and what they cost."""

@@ -1,0 +1,182 @@
+"""The 40 bytes that open every message, and the one error that a bad message raises.
+
+Owns: the header's fields and their bytes, the block table's entries, `DecodeError`.
+Does not own: what the sections hold (`index.py`, `message.py`), their sizes in advance (`costs.py`).
+
+    offset  bytes  field
+         0      2  magic "FP"
+         2      1  version
+         3      1  kind of message
+         4      1  value type
+         5      1  bytes of a contributor count (0, 1 or 2), bit 7 set when a block table follows
+         6      2  members: the number of collaborators |C_i| (sums), else 0
+         8      4  client that sends or receives
+        12      4  round
+        16      4  parameters of the layout
+        20      4  bytes of the index section
+        24      4  values in the value section
+        28      4  contributor counts after the values
+        32      8  checksum over the 32 bytes above and over every section (`checksum.py`)
+
+All numbers are little-endian. A message without a block table speaks of positions that both sides know.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
+
+MAGIC = b"FP"
+VERSION = 1
+_FORMAT = struct.Struct("<2sBBBBHIIIIIIQ")
+_HAS_TABLE = 0x80
+MAX_UINT32 = 2**32 - 1
+assert _FORMAT.size == HEADER_BYTES
+
+
+class DecodeError(ValueError):
+    """The bytes are not a message that `encode` wrote; the text names what is wrong."""
+
+
+class Kind(IntEnum):
+    """What a message carries. Positions are those of its universe (see `message.py`)."""
+
+    MASK = 1
+    """Up: a client's critical-parameter mask; no values."""
+    REQUEST = 2
+    """Down: which of its own critical values a client must send; no values."""
+    VALUES = 3
+    """Either way: values at positions that both sides know; no index."""
+    UPDATE = 4
+    """Up: mask and values in one message (`exchange: direct`)."""
+    SUMS = 5
+    """Down: what a client needs for its critical parameters, by position in its own mask."""
+    REST = 6
+    """Down: non-critical values of `fill: global`, by position outside its own mask."""
+    DENSE = 7
+    """Either way: every parameter."""
+
+
+class ValueType(IntEnum):
+    """The type of values on the wire."""
+
+    NONE = 0
+    FLOAT32 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPES[self]
+
+    @property
+    def num_bytes(self) -> int:
+        return 0 if self is ValueType.NONE else self.dtype.itemsize
+
+    @classmethod
+    def named(cls, name: str) -> ValueType:
+        """The value type of `exchange.value_dtype`."""
+        return cls[name.upper()]
+
+
+_DTYPES = {
+    ValueType.FLOAT32: torch.float32,
+    ValueType.FLOAT16: torch.float16,
+    ValueType.BFLOAT16: torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a message's header; `num_blocks` is 0 where no block table follows."""
+
+    kind: Kind
+    value_type: ValueType
+    client: int
+    round: int
+    size: int
+    has_table: bool
+    index_bytes: int
+    num_values: int
+    members: int = 0
+    count_bytes: int = 0
+    num_counts: int = 0
+
+    def message_bytes(self, num_blocks: int) -> int:
+        """Bytes of the whole message for a layout of `num_blocks` blocks."""
+        table = BLOCK_ENTRY_BYTES * num_blocks if self.has_table else 0
+        values = self.value_type.num_bytes * self.num_values
+        return HEADER_BYTES + table + self.index_bytes + values + self.count_bytes * self.num_counts
+
+    def pack(self, checksum: int = 0) -> bytes:
+        """The header's 40 bytes.
+
+        Raises:
+            ValueError: a number that its field cannot hold.
+        """
+        try:
+            return _FORMAT.pack(
+                MAGIC,
+                VERSION,
+                self.kind,
+                self.value_type,
+                self.count_bytes | (_HAS_TABLE if self.has_table else 0),
+                self.members,
+                self.client,
+                self.round,
+                self.size,
+                self.index_bytes,
+                self.num_values,
+                self.num_counts,
+                checksum,
+            )
+        except struct.error as error:
+            raise ValueError(f"a message cannot say {self}: {error}") from None
+
+    @classmethod
+    def unpack(cls, data: bytes) -> tuple[Header, int]:
+        """The header and the checksum it claims.
+
+        Raises:
+            DecodeError: too short, another format or version, an unknown kind or value type.
+        """
+        if len(data) < HEADER_BYTES:
+            raise DecodeError(f"{len(data)} bytes are too few for a header of {HEADER_BYTES}")
+        magic, version, kind, value_type, flags, members, client, round_, *lengths, checksum = _FORMAT.unpack(
+            data[:HEADER_BYTES]
+        )
+        if magic != MAGIC:
+            raise DecodeError(f"starts with {magic!r}, not with {MAGIC!r}")
+        if version != VERSION:
+            raise DecodeError(f"format version {version}; this is version {VERSION}")
+        if kind not in iter(Kind):
+            raise DecodeError(f"unknown kind of message {kind}")
+        if value_type not in iter(ValueType):
+            raise DecodeError(f"unknown value type {value_type}")
+        size, index_bytes, num_values, num_counts = lengths
+        count_bytes, has_table = flags & ~_HAS_TABLE, bool(flags & _HAS_TABLE)
+        if count_bytes > 2 or (num_counts > 0) != (count_bytes > 0):
+            raise DecodeError(f"{num_counts} contributor counts of {count_bytes} bytes")
+        if not has_table and index_bytes:
+            raise DecodeError(f"{index_bytes} index bytes without a block table")
+        if value_type == ValueType.NONE and num_values:
+            raise DecodeError(f"{num_values} values of no type")
+        header = cls(
+            Kind(kind),
+            ValueType(value_type),
+            client,
+            round_,
+            size,
+            has_table,
+            index_bytes,
+            num_values,
+            members,
+            count_bytes,
+            num_counts,
+        )
+        return header, checksum

@@ -1,0 +1,268 @@
+"""Whole messages: `encode` and `decode`, and the tally that both keep of a message's sections.
+
+Owns: the order of the sections, their lengths and checksum. Does not own: the index (`index.py`), the header's
+bytes (`header.py`), when which message is sent (`exchange.py`, which writes long messages bucket by bucket: the
+pieces of each section, joined, are byte for byte what `encode` returns).
+
+The *universe* of a message is the set of positions that it may speak of, known to both sides: all parameters; for
+`REQUEST` and `SUMS` the client's critical ones; for `REST` all others. A message without an index (`VALUES`, and
+`SUMS` where they answer a request in full) has values at positions that both sides know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+from fedpurin.exchange.wire.blocks import EncodedIndex, grid_of
+from fedpurin.exchange.wire.checksum import Section, checksum, combine, scan_values
+from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES, Encoding
+from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
+from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.space import Layout
+
+WITHOUT_VALUES = (Kind.MASK, Kind.REQUEST)
+COUNT_DTYPES = {1: torch.uint8, 2: torch.int16}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `mask` is None where both sides know the positions; `values` ascend by position."""
+
+    kind: Kind
+    client: int
+    round: int
+    mask: UInt8[Tensor, " length/8"] | None
+    values: Shaped[Tensor, " values"] | None = None
+    members: int = 0
+    counts: Shaped[Tensor, " counts"] | None = None
+
+
+@dataclass
+class Tally:
+    """Lengths, checksum and bytes by encoding of a message, summed while its pieces pass by."""
+
+    index_bytes: int = 0
+    table_bytes: int = 0
+    value_bytes: int = 0
+    count_bytes: int = 0
+    checksum: int = 0
+    encoding_bytes: Counter[str] = field(default_factory=Counter)
+
+    def add_index(self, encoded: EncodedIndex) -> None:
+        """Count a piece of the block table and of the index section that this side wrote."""
+        self.read_index(encoded.table, encoded.index)
+        for encoding, num_bytes in zip(Encoding, encoded.encoding_bytes, strict=True):
+            self.encoding_bytes[encoding.name.lower()] += num_bytes
+
+    def read_index(self, table: Tensor, index: Tensor) -> None:
+        """Count a piece of the block table and of the index section that arrived."""
+        self._sum(Section.TABLE, table, self.table_bytes)
+        self._sum(Section.INDEX, index, self.index_bytes)
+        self.table_bytes += table.numel()
+        self.index_bytes += index.numel()
+
+    def add_values(self, values: Shaped[Tensor, " values"]) -> bool:
+        """Count a piece of the value section, of the wire's type; returns whether all of it is finite."""
+        part, finite = scan_values(values, self.value_bytes)
+        self.checksum = combine(self.checksum, part)
+        self.value_bytes += values.nbytes
+        return finite
+
+    def add_counts(self, piece: UInt8[Tensor, " bytes"]) -> None:
+        """Count a piece of the contributor counts."""
+        self._sum(Section.COUNTS, piece, self.count_bytes)
+        self.count_bytes += piece.numel()
+
+    def _sum(self, section: Section, piece: Tensor, offset: int) -> None:
+        self.checksum = combine(self.checksum, checksum(section, piece, offset))
+
+    def total_bytes(self) -> int:
+        return HEADER_BYTES + self.table_bytes + self.index_bytes + self.value_bytes + self.count_bytes
+
+    def close(
+        self,
+        kind: Kind,
+        value_type: ValueType,
+        client: int,
+        round: int,
+        size: int,
+        *,
+        members: int = 0,
+        count_bytes: int = 1,
+    ) -> bytes:
+        """The header of the message that was tallied."""
+        header = Header(
+            kind=kind,
+            value_type=value_type,
+            client=client,
+            round=round,
+            size=size,
+            has_table=self.table_bytes > 0,
+            index_bytes=self.index_bytes,
+            num_values=self.value_bytes // value_type.num_bytes if value_type.num_bytes else 0,
+            members=members,
+            count_bytes=count_bytes if self.count_bytes else 0,
+            num_counts=self.count_bytes // count_bytes,
+        )
+        self.encoding_bytes["header"] += HEADER_BYTES
+        self.encoding_bytes[value_type.name.lower()] += self.value_bytes
+        self.encoding_bytes["counts"] += self.count_bytes
+        return header.pack(combine(self.checksum, _header_checksum(header)))
+
+    def check(self, data: bytes) -> Header:
+        """Compare what was read with what the header announces.
+
+        Raises:
+            DecodeError: a section of another length, or another checksum.
+        """
+        header, claimed = Header.unpack(data)
+        for name, read, announced in (
+            ("index bytes", self.index_bytes, header.index_bytes),
+            ("value bytes", self.value_bytes, header.num_values * header.value_type.num_bytes),
+            ("count bytes", self.count_bytes, header.num_counts * header.count_bytes),
+            ("block table", self.table_bytes > 0, header.has_table),
+        ):
+            if read != announced:
+                raise DecodeError(f"{header.kind.name}: {name} {read}; the header announces {announced}")
+        found = combine(self.checksum, _header_checksum(header))
+        if found != claimed:
+            raise DecodeError(f"{header.kind.name}: checksum {found:#018x}; the header says {claimed:#018x}")
+        return header
+
+
+def _header_checksum(header: Header) -> int:
+    fields = bytearray(header.pack())[: HEADER_BYTES - 8]
+    return checksum(Section.HEADER, torch.frombuffer(fields, dtype=torch.uint8))
+
+
+def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
+    """Values as they travel, counted.
+
+    Raises:
+        ValueError: a value that is not finite, or that `value_type` cannot hold.
+    """
+    wire = values.to(value_type.dtype)
+    if wire.stride() != (1,):  # also of no value or one, which torch calls contiguous whatever its stride
+        wire = wire.clone(memory_format=torch.contiguous_format)
+    if not tally.add_values(wire):
+        bad = values[~torch.isfinite(wire)][0].item()
+        raise ValueError(
+            f"exchange.value_dtype={value_type.name.lower()}: a value of {bad} cannot be sent; it is not finite there"
+        )
+    return wire.view(torch.uint8)
+
+
+def read_values(tally: Tally, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Shaped[Tensor, " values"]:
+    """The inverse of `write_values`, still of the wire's type.
+
+    Raises:
+        DecodeError: a value that is not finite.
+    """
+    aligned = piece if piece.storage_offset() % value_type.num_bytes == 0 else piece.clone()
+    values = aligned.view(value_type.dtype)
+    if not tally.add_values(values):
+        raise DecodeError("a value is not finite")
+    return values
+
+
+def encode(
+    message: Message, layout: Layout, universe: UInt8[Tensor, " length/8"] | None = None
+) -> UInt8[Tensor, " bytes"]:
+    """The bytes of a message, on its tensors' device. `universe` defaults to all parameters.
+
+    Raises:
+        ValueError: a value that is not finite, or as many of them as the mask does not have.
+    """
+    tally, table, index = Tally(), None, None
+    if message.mask is not None:
+        grid = grid_of(layout)
+        positions = grid.parameters(message.mask.device) if universe is None else universe
+        encoded = encode_index(message.mask, positions, grid.whole)
+        tally.add_index(encoded)
+        table, index = encoded.table, encoded.index
+    value_type, values = ValueType.NONE, None
+    if message.values is not None:
+        value_type = ValueType[str(message.values.dtype).removeprefix("torch.").upper()]
+        values = write_values(tally, message.values, value_type)
+        if table is not None and num_selected(table) != message.values.numel():
+            raise ValueError(f"{message.values.numel()} values for a mask of {num_selected(table)} positions")
+    counts, count_bytes = None, 1
+    if message.counts is not None and message.counts.numel():
+        counts, count_bytes = message.counts.view(torch.uint8), message.counts.itemsize
+        tally.add_counts(counts)
+    header = tally.close(
+        message.kind,
+        value_type,
+        message.client,
+        message.round,
+        layout.size,
+        members=message.members,
+        count_bytes=count_bytes,
+    )
+    sections = [section for section in (table, values, index, counts) if section is not None]
+    device = sections[0].device if sections else torch.device("cpu")
+    opening = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
+    return torch.cat([opening, *sections])
+
+
+def decode(
+    data: bytes | UInt8[Tensor, " bytes"],
+    layout: Layout,
+    universe: UInt8[Tensor, " length/8"] | None = None,
+) -> Message:
+    """The inverse of `encode`, on the device of `data` (CPU for `bytes`). Allocates nothing before the lengths match.
+
+    Raises:
+        DecodeError: anything that `encode` did not write for this layout and universe; it names what is wrong.
+    """
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if isinstance(data, bytes) and data else data
+    if not isinstance(buffer, Tensor):
+        raise DecodeError(f"0 bytes are too few for a header of {HEADER_BYTES}")
+    opening = bytes(buffer[:HEADER_BYTES].tolist())
+    header, _ = Header.unpack(opening)
+    grid = grid_of(layout)
+    if header.size != layout.size:
+        raise DecodeError(f"speaks of {header.size} parameters; this layout has {layout.size}")
+    if (header.value_type is ValueType.NONE) != (header.kind in WITHOUT_VALUES):
+        raise DecodeError(f"{header.kind.name} with values of type {header.value_type.name}")
+    expected = header.message_bytes(grid.num_blocks)
+    if buffer.numel() != expected:
+        raise DecodeError(f"{buffer.numel()} bytes; its header announces {expected}")
+    table, piece, index, counts = buffer[HEADER_BYTES:].split_with_sizes(
+        [
+            BLOCK_ENTRY_BYTES * grid.num_blocks if header.has_table else 0,
+            header.num_values * header.value_type.num_bytes,
+            header.index_bytes,
+            header.num_counts * header.count_bytes,
+        ]
+    )
+    tally = Tally()
+    tally.read_index(table, index)
+    values = read_values(tally, piece, header.value_type) if header.value_type is not ValueType.NONE else None
+    tally.add_counts(counts)
+    tally.check(opening)
+    mask = None
+    if header.has_table:
+        positions = grid.parameters(buffer.device) if universe is None else universe
+        mask = decode_index(table, index, positions, grid.whole)
+        if values is not None and num_selected(table) != header.num_values:
+            raise DecodeError(f"{header.num_values} values for a mask of {num_selected(table)} positions")
+    return Message(
+        kind=header.kind,
+        client=header.client,
+        round=header.round,
+        mask=mask,
+        values=values,
+        members=header.members,
+        counts=counts.clone().view(COUNT_DTYPES[header.count_bytes]) if header.num_counts else None,
+    )
+
+
+def num_selected(table: UInt8[Tensor, " 4*blocks"]) -> int:
+    """Positions that a block table announces."""
+    return int((table.view(torch.int32) & 0xFFFF).sum().item())

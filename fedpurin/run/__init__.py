@@ -1,0 +1,1 @@
+"""A run: how it is built, its folder, checkpoints, resume, lock, signals and processes."""

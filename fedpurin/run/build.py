@@ -1,0 +1,224 @@
+"""From a configuration to the parts of a run: data, partition, module, method, clients, exchange, loop.
+
+Owns: the order in which parts are made, what is seeded on the way, and the checks that need two parts at once (does
+the model fit the images, does the method get its masks). Classes from outside the engine come in by `_target_`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.utils.data import Dataset
+
+from fedpurin.config import Config, ConfigError
+from fedpurin.data import from_datasets, load, partition
+from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange.network import draw_links
+from fedpurin.federation import Federation
+from fedpurin.local.client import LocalTrainer
+from fedpurin.methods import Method
+from fedpurin.run.checkpointer import Checkpointer
+from fedpurin.run.launch import make_fabric
+from fedpurin.run.lock import RunLock, is_first_process
+from fedpurin.run.record import Recorder, RunFolder
+from fedpurin.run.resume import check_folder
+from fedpurin.seeding import derive_seed, seed_global
+from fedpurin.space import ParameterSpace, Roles
+
+
+def build(
+    config: Config,
+    run_dir: Path,
+    *,
+    module: LightningModule | None = None,
+    train: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Federation:
+    """Make every part of one run on this rank. The run folder is locked until the run ends, or this fails.
+
+    Args:
+        module: the client's LightningModule; None builds `config.model`. Every client starts from its weights.
+        train, test: data sets of (x, y) pairs; None loads `config.data`.
+        callbacks: further callbacks after the configured ones.
+
+    Raises:
+        ConfigError: the parts do not fit each other, or one of them is not there.
+    """
+    lock = RunLock(run_dir)
+    with ExitStack() as undo:
+        undo.callback(lock.release)
+        if is_first_process():
+            lock.acquire()
+            check_folder(config, run_dir)
+        federation = _assemble(config, run_dir, lock, module, train, test, callbacks)
+        undo.pop_all()
+    return federation
+
+
+def _assemble(
+    config: Config,
+    run_dir: Path,
+    lock: RunLock,
+    module: LightningModule | None,
+    train: Dataset[Any] | None,
+    test: Dataset[Any] | None,
+    callbacks: Sequence[Any],
+) -> Federation:
+    method = make_method(config.method)
+    listeners = [make(entry, "callbacks") for entry in config.callbacks.values() if entry] + list(callbacks)
+    listeners += [make(entry, "logger") for entry in config.logger.values() if entry]
+    if method.needs_masks and not any(getattr(listener, "provides_masks", False) for listener in listeners):
+        raise ConfigError(
+            f"method={type(method).__name__} needs masks and no callback provides them: "
+            "keep callbacks.mask_selection, or pass callbacks.MaskSelection()"
+        )
+    checkpointer, recorder = Checkpointer(config.checkpoint, lock), Recorder(RunFolder(run_dir))
+    fabric = make_fabric(
+        config.trainer,
+        callbacks=[checkpointer, recorder, *listeners],
+        timeout_seconds=config.exchange.timeout_seconds,
+    )
+    processes = Processes(fabric.device, config.exchange.timeout_seconds)
+    with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
+        data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
+    parts = partition(config.partition, data, config.seed)
+    if processes.rank == 0:
+        recorder.folder.write_partition(data.class_names, parts.class_counts, parts.test_class_counts)
+
+    if module is None:
+        seed_global(config.seed, "weights")
+        shape = {
+            "num_classes": data.num_classes,
+            "in_channels": data.in_channels,
+            "image_size": data.image_size,
+        }
+        module = make_module(config.model, shape)
+    _check_hooks(module)
+    try:
+        roles = Roles(config.roles.head, config.roles.norm)
+        module = method.adapt(module, roles)
+        space = ParameterSpace(module, method.shares, roles)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+    check_fit(module, data.train)
+    method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
+
+    trainer = LocalTrainer(
+        fabric,
+        module,
+        space,
+        train=data.train.to(fabric.device),
+        test=data.test.to(fabric.device),
+        seed=config.seed,
+        local_epochs=config.trainer.local_epochs,
+        batch_size=config.trainer.batch_size,
+        monitor=config.trainer.monitor,
+    )
+    own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
+    clients = {
+        id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own
+    }
+    return Federation(
+        config=config,
+        method=method,
+        trainer=trainer,
+        exchange=Exchange(config.exchange, space.shared, processes, Ledger()),
+        processes=processes,
+        run_dir=run_dir,
+        clients=clients,
+        num_train={id: len(indices) for id, indices in enumerate(parts.train)},
+        links=draw_links(config.network, config.partition.num_clients, config.seed) if config.network else (),
+    )
+
+
+def make_method(options: Mapping[str, Any]) -> Method:
+    """The method that `method._target_` names, with its options checked by its own class."""
+    method = make(options, "method")
+    if not isinstance(method, Method):
+        raise ConfigError(f"method._target_={options['_target_']} is not a fedpurin.methods.Method")
+    return method
+
+
+def make_module(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> LightningModule:
+    """The LightningModule that `model._target_` names; a plain network becomes the backbone of a classifier.
+
+    `shape` (num_classes, in_channels, image_size) fills the parameters of these names that the options leave open.
+    """
+    made = make(_with_shape(options, shape), "model")
+    if isinstance(made, nn.Module) and not isinstance(made, LightningModule):
+        made = make({"_target_": "lightning_modules.ImageClassifier", "backbone": made}, "model")
+    if not isinstance(made, LightningModule):
+        raise ConfigError(f"model._target_={options['_target_']} made a {type(made).__name__}, not a LightningModule")
+    return made
+
+
+def make(options: Mapping[str, Any], group: str) -> Any:
+    """Instantiate a `_target_`; whatever it objects to is reported as a mistake in that group's options."""
+    if "_target_" not in options:
+        raise ConfigError(f"{group}: the options name no _target_ (choose a {group} of configs/, or set one)")
+    try:
+        return hydra.utils.instantiate(dict(options))
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{group}: {_one_line(cause)}") from error
+
+
+def check_fit(module: LightningModule, pool: Any) -> None:
+    """Run one small training step without effect, so that a model that cannot take these data is named at once."""
+    count = min(4, pool.num_samples)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(0, "check"))
+        batch = next(iter(pool.batches(torch.arange(count), count)))
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a module that logs has no trainer yet, and Lightning says so
+                module.training_step(batch, 0)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            shape = "×".join(str(side) for side in batch[0].shape[1:])
+            raise ConfigError(
+                f"model: {type(module).__name__} does not fit samples of shape {shape} "
+                f"(data, model): {_one_line(error)}"
+            ) from error
+        finally:
+            module.load_state_dict(state)
+
+
+def _check_hooks(module: LightningModule) -> None:
+    for hook in ("training_step", "configure_optimizers", "validation_step"):
+        if getattr(type(module), hook) is getattr(LightningModule, hook, None):
+            raise ConfigError(f"model: {type(module).__name__} has no {hook}; a client needs one")
+
+
+def _with_shape(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> dict[str, Any]:
+    filled = {key: _with_shape(value, shape) if isinstance(value, Mapping) else value for key, value in options.items()}
+    if "_target_" in filled:
+        try:
+            accepted = inspect.signature(hydra.utils.get_object(filled["_target_"])).parameters
+        except (ImportError, AttributeError, ValueError, hydra.errors.HydraException) as error:
+            raise ConfigError(f"model._target_={filled['_target_']} cannot be found: {_one_line(error)}") from None
+        open_ = {name: value for name, value in shape.items() if name in accepted and value is not None}
+        filled = open_ | filled
+    return filled
+
+
+def _one_line(error: BaseException) -> str:
+    errors = getattr(error, "errors", None)
+    if callable(errors):  # pydantic: the option, what was given, what is possible
+        first = errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            return f"{option}: there is no such option"
+        return f"{option}={first['input']!r} is not possible: {first['msg'].removeprefix('Input ')}"
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else text[:297] + "…"

@@ -1,0 +1,227 @@
+"""The run folder: what a run writes about itself, as it goes.
+
+    config.yaml        the composed configuration          metrics.jsonl   one object a round
+    environment.json   versions, machine, git revision     clients.csv     one row a client and round
+    summary.json       status and final figures            partition.json  samples by client and class
+    fedpurin.log       the log
+
+Every line is written whole and flushed when its round ends, so the files can be read while the run goes on and a
+kill loses nothing that was written. Only rank 0 writes. Columns that measure wall-clock time end in `seconds`,
+placement is called `rank`; all else is the same wherever the run ran.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from fedpurin.config import Config, ConfigError
+from fedpurin.exchange.network import seconds_to_accuracy
+from fedpurin.run.interruption import Interrupted
+
+if TYPE_CHECKING:
+    from fedpurin.federation import Federation
+
+log = logging.getLogger(__name__)
+
+CLIENT_COLUMNS = (
+    "round", "client", "rank", "num_train", "diverged", "loss/train",
+    "accuracy/personalized", "accuracy/sparse", "accuracy/merged",
+    "bytes/up", "bytes/up/mask", "bytes/up/values", "bytes/up/dense",
+    "bytes/down", "bytes/down/request", "bytes/down/sums", "bytes/down/values", "bytes/down/dense",
+    "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down",
+    "mask/density", "mask/null",
+    "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
+    "network/seconds", "fit/seconds",
+)  # fmt: skip
+LOGGED = ("loss/train", "accuracy/personalized", "accuracy/merged", "bytes/up", "bytes/down", "round/seconds")
+TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
+STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
+"""What is kept of every start of a run that was interrupted."""
+PACKAGES = (
+    "fedpurin",
+    "torch",
+    "torchvision",
+    "lightning",
+    "cvxpy",
+    "pyscipopt",
+    "numpy",
+    "numba",
+    "hydra-core",
+)
+
+
+class RunFolder:
+    """Appends to the files of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path)
+        self.path = path
+
+    def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
+        """Write what is known before the first round, or before the first that a resumed run still has to do."""
+        OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
+        environment = describe_environment()
+        started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
+        starts = [*self._earlier_starts(), started] if first_round else [started]
+        write_json(self.path / "environment.json", environment | {"starts": starts})
+        self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
+
+    def write_partition(self, class_names: Sequence[str], train: Iterable[Any], test: Iterable[Any]) -> None:
+        """Who holds what: the classes' names, and samples by client and class in training and in test."""
+        counts = {"train": [list(map(int, row)) for row in train], "test": [list(map(int, row)) for row in test]}
+        write_json(self.path / "partition.json", {"class_names": list(class_names), **counts})
+
+    def append_round(self, record: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append a round: its clients first, then its metrics line, which marks the round as complete."""
+        clients = self.path / "clients.csv"
+        new = not clients.exists()
+        with clients.open("a", newline="") as file:
+            writer = csv.DictWriter(file, CLIENT_COLUMNS, restval="", extrasaction="raise")
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def fail(self, status: str, error: BaseException, rounds: int) -> None:
+        """Say why there is no result; a full disk must not hide the reason."""
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        try:
+            self.finish({"status": status, "error": reason, "rounds": rounds})
+        except OSError as failure:
+            log.error("summary.json cannot be written: %s", failure)
+
+    def _earlier_starts(self) -> list[Any]:
+        try:
+            earlier: list[Any] = json.loads((self.path / "environment.json").read_text())["starts"]
+        except (OSError, ValueError, KeyError):
+            return []
+        return earlier
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
+
+
+def make_folder(path: Path) -> None:
+    """Make the run folder, and see that it can be written.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "fedpurin.log").touch()
+    except OSError as error:
+        raise ConfigError(f"hydra.run.dir={path} cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file at once: a reader sees the old content or the new, never a part."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, machine and code revision of this process."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.node(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_changed_files": (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer about the folder that the code lies in; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class Recorder:
+    """The engine's own listener: writes the run folder from the loop's records, on rank 0."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_run_start(self, federation: Federation) -> None:
+        if federation.processes.rank == 0:
+            space = federation.trainer.space
+            self.folder.open(
+                federation.config,
+                num_parameters=space.layout.size,
+                num_shared=space.shared.size,
+                first_round=federation.first_round,
+            )
+
+    def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.folder.append_round(record, rows)
+        log.info("round %d: %s", record["round"], json.dumps({name: record.get(name) for name in LOGGED}))
+
+    def on_run_end(self, federation: Federation) -> None:
+        if federation.processes.rank == 0:
+            space = federation.trainer.space
+            sizes = {"num_parameters": space.layout.size, "num_shared": space.shared.size}
+            self.folder.finish({"status": "finished", **sizes, **summarise_run(federation)})
+
+    def on_run_failed(self, federation: Federation, error: BaseException) -> None:
+        """Leave the reason in `summary.json`, where `fedpurin sweep status` finds it."""
+        if federation.processes.rank == 0:
+            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            self.folder.fail(status, error, rounds=len(federation.history))
+
+
+def summarise_run(federation: Federation) -> dict[str, Any]:
+    """Final figures of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
+    history = federation.history
+    last = dict(history[-1])
+    best = {
+        f"best/{name}": max((record[name] for record in history if record.get(name) is not None), default=None)
+        for name in ("accuracy/personalized", "accuracy/sparse", "accuracy/merged")
+    }
+    totals = {
+        f"total/{name}": sum(record.get(name) or 0 for record in history)
+        for name in (*TOTALS, "program/seconds", "round/seconds")
+    }
+    network = federation.config.network
+    simulated = [record["network/seconds"] for record in history] if network and federation.links else []
+    if simulated:
+        totals["total/network/seconds"] = sum(simulated)
+    if simulated and network and network.target_accuracy is not None:
+        reached = [record.get("accuracy/personalized") for record in history]
+        totals["network/seconds_to_target"] = seconds_to_accuracy(simulated, reached, network.target_accuracy)
+    gaps = [record["program/gap"] for record in history if record.get("program/gap") is not None]
+    return {
+        **last, **best, **totals, "rounds": len(history), "simulator/moved_bytes": federation.moved_bytes,
+        **({"worst/program/gap": max(gaps)} if gaps else {}),
+    }  # fmt: skip

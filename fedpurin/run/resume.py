@@ -1,0 +1,227 @@
+"""Which run a folder holds, whether this configuration may go on with it, and `fedpurin resume RUN_DIR`.
+
+Owns: the comparison of configurations, cutting the run's files back to a checkpoint, the command. Does not own: the
+checkpoints themselves (checkpoint.py), putting state into a run (checkpointer.py). Imports neither torch nor lightning:
+a finished run is recognised, and a mistake refused, in a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpurin.config import Config, ConfigError
+from fedpurin.run.lock import is_locked
+
+log = logging.getLogger(__name__)
+
+FREE = (
+    "trainer.rounds", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "exchange.bucket_mib",
+    "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress",
+    "callbacks.mask_statistics", "logger", "resume", "name", "tags",
+)  # fmt: skip
+"""Options that move, extend or describe a run without changing any of its bits; all others are its science.
+
+Another accelerator is free to be named; one of another kind than the run began on is refused by its checkpoint.
+"""
+MAX_NAMED = 4
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether a run has left rounds or checkpoints in the folder."""
+    metrics = run_dir / "metrics.jsonl"
+    return (metrics.exists() and metrics.stat().st_size > 0) or any((run_dir / "checkpoints").glob("round-*"))
+
+
+def check_folder(config: Config, run_dir: Path) -> None:
+    """Refuse a folder that holds a run which this configuration does not continue.
+
+    Raises:
+        ConfigError: names the options that differ, or says how to continue.
+    """
+    if not holds_run(run_dir):
+        return
+    if config.resume == "never":
+        raise ConfigError(
+            f"hydra.run.dir={run_dir} holds a run already: continue it with resume=auto or "
+            f"`fedpurin resume {run_dir}`, or choose another folder"
+        )
+    began, now = flatten(read_config(run_dir).to_mapping()), flatten(config.to_mapping())
+    changed = [name for name in sorted(began.keys() | now.keys()) if began.get(name) != now.get(name)]
+    if science := [name for name in changed if not is_free(name)]:
+        named = ", ".join(f"{name}={now.get(name)} (it began with {began.get(name)})" for name in science[:MAX_NAMED])
+        more = f" and {len(science) - MAX_NAMED} more" if len(science) > MAX_NAMED else ""
+        raise ConfigError(f"{run_dir} holds another run: {named}{more}; choose another folder, or its own options")
+
+
+def check_sweep_folder(overrides: Sequence[str]) -> None:
+    """Refuse a Hydra sweep into a folder that holds runs already, before Hydra writes into any of them.
+
+    Raises:
+        ConfigError: says how to continue the sweep.
+    """
+    folder = next((item.partition("=")[2] for item in overrides if item.startswith("hydra.sweep.dir=")), None)
+    if folder is None or "resume=auto" in overrides or not Path(folder).is_dir():
+        return
+    if held := sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and holds_run(path)):
+        raise ConfigError(
+            f"hydra.sweep.dir={folder} holds runs already ({', '.join(held[:MAX_NAMED])}): "
+            "finish them with resume=auto, or choose another folder"
+        )
+
+
+def is_free(option: str) -> bool:
+    return any(option == free or option.startswith(f"{free}.") for free in FREE)
+
+
+def is_finished(config: Config, run_dir: Path) -> bool:
+    """Whether the folder's run has all the rounds that are asked for."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(summary.get("status") == "finished" and summary.get("rounds", 0) >= config.trainer.rounds)
+
+
+def note_refusal(run_dir: Path, error: ConfigError) -> None:
+    """Leave a mistake in the folder that was made for the run, for `fedpurin sweep status`; never in another run's."""
+    if run_dir.is_dir() and not holds_run(run_dir) and not is_locked(run_dir):
+        (run_dir / "summary.json").write_text(json.dumps({"status": "failed", "error": str(error), "rounds": 0}) + "\n")
+
+
+def read_config(run_dir: Path) -> Config:
+    """The configuration that a run folder was made with.
+
+    Raises:
+        ConfigError: there is none, or it is not one of this version's.
+    """
+    from omegaconf import OmegaConf
+
+    path = run_dir / "config.yaml"
+    try:
+        mapping: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except OSError:
+        raise ConfigError(f"{run_dir} is not a run folder: it has no config.yaml") from None
+    try:
+        return Config.from_mapping(mapping)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted options; an empty mapping is no option."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def appended_files(run_dir: Path) -> list[Path]:
+    """The files of a run folder that grow line by line."""
+    return sorted([*run_dir.glob("*.jsonl"), *run_dir.glob("*.csv")])
+
+
+def cut_back(run_dir: Path, lengths: Mapping[str, int], history: Sequence[Mapping[str, Any]]) -> None:
+    """Cut the growing files to the bytes they had at a checkpoint, so that no round is there twice or in part.
+
+    `metrics.jsonl` is written anew from `history` where it has lost bytes; for another file that is a warning.
+    """
+    for path in appended_files(run_dir):
+        kept = lengths.get(path.name, 0)
+        if path.stat().st_size < kept:
+            log.warning("%s has lost bytes since the checkpoint: %d of %d are left", path, path.stat().st_size, kept)
+        elif kept == 0:
+            path.unlink()
+        else:
+            os.truncate(path, kept)
+    metrics = run_dir / "metrics.jsonl"
+    if history and (not metrics.exists() or metrics.stat().st_size < lengths.get(metrics.name, 0)):
+        metrics.write_text("".join(json.dumps(record) + "\n" for record in history))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`fedpurin resume RUN_DIR [option=value ...]`."""
+    parser = argparse.ArgumentParser(
+        prog="fedpurin resume",
+        description="Continue the run in RUN_DIR from its newest sound checkpoint, with the configuration it began\n"
+        "with. The result has the same bits as a run that was never interrupted.",
+        epilog="Examples:\n"
+        "  fedpurin resume outputs/2026-05-04/10-15-00\n"
+        "  fedpurin resume runs/a trainer.rounds=300      extend a finished run\n"
+        "  fedpurin resume runs/a trainer.devices=4       on another number of processes\n"
+        "  fedpurin resume runs/a logger=wandb            tracked from here on, with the rounds before\n\n"
+        "Options that would change the science are refused by name; free are: " + " ".join(FREE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
+    parser.add_argument("overrides", metavar="option=value", nargs="*", help="free options to change")
+    given = parser.parse_args(list(arguments))
+    config = with_overrides(read_config(given.run_dir), given.overrides)
+
+    from fedpurin.__main__ import run
+
+    set_up_logging(given.run_dir)
+    run(config, given.run_dir)
+    return 0
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with single options replaced, continuing.
+
+    Raises:
+        ConfigError: not an option, or not a value for it.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override}: this is not an override; write option=value")
+    stored = json.loads(json.dumps(config.to_mapping()))
+    chosen, single = _chosen_groups(overrides, stored.keys())
+    try:
+        merged: Any = OmegaConf.to_container(
+            OmegaConf.merge(OmegaConf.create(stored | chosen), OmegaConf.from_dotlist(single))
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+    return Config.from_mapping(merged | {"resume": "auto"})
+
+
+def _chosen_groups(overrides: Sequence[str], options: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """Config groups chosen anew (`logger=wandb`, with that group's own options), and the overrides that are left."""
+    from fedpurin.run.compose import compose_config, config_groups
+
+    groups = {override.partition("=")[0] for override in overrides} & config_groups().keys()
+    if unfit := sorted(groups - set(options)):
+        raise ConfigError(f"{unfit[0]}=...: a run that has begun takes its own options only, not {unfit[0]}s")
+    theirs = [override for override in overrides if re.split(r"[.=]", override)[0] in groups]
+    if not theirs:
+        return {}, list(overrides)
+    composed = json.loads(json.dumps(compose_config(theirs)[0].to_mapping()))
+    return {group: composed[group] for group in groups}, [item for item in overrides if item not in theirs]
+
+
+def set_up_logging(run_dir: Path) -> None:
+    """What Hydra does for a new run: the log on the terminal and in the run folder."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    try:
+        handlers.append(logging.FileHandler(run_dir / "fedpurin.log"))
+    except OSError as error:
+        raise ConfigError(f"{run_dir} cannot be written: {error.strerror}") from None
+    logging.basicConfig(
+        level=logging.INFO,
+        format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s",
+        handlers=handlers,
+        force=True,
+    )

@@ -1,0 +1,110 @@
+"""The command as a user meets it: help, a short run, and one line for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedpurin.__main__ import main
+from fedpurin.run.compose import config_groups
+
+QUICK = ["partition.num_clients=3", "trainer.rounds=2", "trainer.local_epochs=1", "partition.train_per_client=40"]
+
+
+def test_help_answers_within_two_seconds_and_lists_every_choice() -> None:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "fedpurin", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 2
+    for group, choices in config_groups().items():
+        assert group in done.stdout
+        for choice in choices:
+            assert choice in done.stdout
+    assert done.stdout.count("\n  fedpurin ") >= 5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from fedpurin.cli.help import help_text; help_text(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, f"hydra.run.dir={tmp_path}/run"]) == 0
+    run = tmp_path / "run"
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in records] == [0, 1]
+    assert {"accuracy/personalized", "accuracy/sparse", "accuracy/merged", "bytes/up", "bytes/down"} <= set(records[0])
+    assert {"mask/density", "program/gap", "program/seconds"} <= set(records[0])
+    rows = list(csv.DictReader((run / "clients.csv").open()))
+    assert [(row["round"], row["client"]) for row in rows] == [(str(r), str(c)) for r in range(2) for c in range(3)]
+    assert sum(int(row["bytes/up"]) for row in rows[:3]) == records[0]["bytes/up"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["rounds"] == 2
+    for name in ("config.yaml", "environment.json", "fedpurin.log"):
+        assert (run / name).stat().st_size > 0
+    out = capsys.readouterr().out
+    assert "accuracy personalized" in out
+    assert str(run) in out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trainer.round=3"], "trainer.round: there is no such option"),
+        (["method=fedprune"], "method=fedprune: there is no such choice; method can be"),
+        (["method fedavg"], "this is not an override"),
+        (["program.tau=1.5"], "program.tau=1.5 is not possible"),
+        (["partition.alpha=0"], "partition.alpha=0 is not possible"),
+        (["partition.num_clients=5000"], "partition.num_clients=5000"),
+        (["partition=pathological", "partition.classes_per_client=11"], "partition.classes_per_client=11"),
+        (["data=fashion_mnist", "data.root=/nowhere", "data.download=false"], "data.root=/nowhere"),
+        (["model=vit_b_16"], "set data.image_size=16"),
+        (
+            ["model=custom", "model._target_=tests.modules.Diverging", "data.image_size=16"],
+            "Diverging does not fit samples of shape 1×16×16",
+        ),
+        (["trainer.accelerator=gpu"], "trainer.devices=1 with trainer.accelerator=gpu is not possible"),
+        (["trainer.devices=64"], "trainer.devices=64"),
+        (["method.beta=0"], "method: beta=0 is not possible"),
+        (["~callbacks.mask_selection"], "keep callbacks.mask_selection"),
+        (["hydra.run.dir=/dev/null/run"], "hydra.run.dir=/dev/null/run cannot be written"),
+        (["model=custom"], "model._target_"),
+        (["model=custom", "model._target_=no.such.Model"], "model._target_=no.such.Model cannot be found"),
+        (["model=custom", "model._target_=lightning.LightningModule"], "LightningModule has no training_step"),
+        (["model=custom", "model._target_=tests.modules.NoOptimizer"], "NoOptimizer has no configure_optimizers"),
+        (["method.close_after_horizon=true", "partition.num_clients=2"], "method.close_after_horizon=true"),
+        (["method.close_after_horizon=true", "trainer.clients_per_round=2"], "with 2 clients a round is not possible"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_a_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not any(argument.startswith("hydra.run.dir") for argument in arguments):
+        arguments = [*arguments, f"hydra.run.dir={tmp_path}"]
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert message in captured.err
+    assert captured.err.startswith("fedpurin: ")
+    assert captured.err.count("\n") <= 2
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_every_choice_composes() -> None:
+    from fedpurin.run.compose import compose_config
+
+    for group, choices in config_groups().items():
+        for choice in choices:
+            needed = ["model._target_=torch.nn.Flatten"] if choice == "custom" else []
+            config, _ = compose_config([f"{group}={choice}", *needed])
+            assert config.trainer.rounds > 0
