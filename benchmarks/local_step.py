@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedpurin.local.fit import LocalFit
 from fedpurin.run.build import build, make_module
 from fedpurin.run.compose import compose_config
 
@@ -65,7 +66,7 @@ def main() -> None:
         twin.to(x.device)
 
         def ours() -> None:
-            trainer.fit(client, 0, epochs=arguments.epochs)
+            trainer.fit(client, LocalFit(epochs=arguments.epochs), 0)
 
         def theirs() -> None:
             bare_loop(twin, x, y, config.trainer.batch_size, arguments.epochs)

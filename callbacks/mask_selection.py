@@ -15,7 +15,8 @@ import torch
 from fedpurin.config import ProgramConfig, ScoresConfig
 from fedpurin.exchange.wire.costs import VALUE_BYTES, upload_overhead_bytes
 from fedpurin.federation import Federation
-from fedpurin.local.client import Client, Diverged, LocalTrainer
+from fedpurin.local.client import Client, Diverged
+from fedpurin.local.trainer import LocalTrainer
 from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
 
 

@@ -2,7 +2,7 @@
 
 Owns: the order of a round's steps (METHOD "One round") and what is recorded of them. Every rank runs this loop over
 its own clients; ranks meet in `Exchange` and in the gathers of small records. Does not own: what a method does in
-a step (methods/), how a client trains (client.py), how updates travel (exchange/), where files lie (record.py).
+a step (methods/), how a client trains (local/), how updates travel (exchange/), where files lie (record.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
 from fedpurin.exchange.network import Link, client_seconds, round_seconds
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client, FitResult
+from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method, Round
 from fedpurin.seeding import numpy_generator
 from fedpurin.space import unpack_mask
@@ -86,7 +87,7 @@ class Federation:
         fits: dict[int, FitResult] = {}
         for client in chosen.clients:
             with self._stage("local training", client, number):
-                fits[client.id] = self.method.fit(client, number, self.trainer)
+                fits[client.id] = self.trainer.fit_all(client, self.method.plan(client, number), number)
                 if evaluates and fits[client.id].diverged is None:
                     self._evaluate(client, "personalized")
             self._call("on_client_end", client=client)

@@ -1,7 +1,7 @@
 """The plain client: a backbone, cross-entropy and SGD.
 
 Owns: the loss and the optimizer of METHOD step 1. Does not own: the network (backbones/), how many epochs and
-on which data (fedpurin/local/client.py). Any other LightningModule with the same four methods can take its place.
+on which data (fedpurin/local/trainer.py). Any other LightningModule with the same four methods can take its place.
 """
 
 from __future__ import annotations

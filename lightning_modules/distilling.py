@@ -6,8 +6,6 @@ the loss it is added to (the class it is mixed into), who teaches (the method).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,51 +14,45 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from fedpurin.local.context import loss_context
 from lightning_modules.mixing import add_to_loss, in_evaluation
 
 
 class Distilling(LightningModule):
-    """Mixed into a client's class by `fedpurin.methods.base.mix_in`; outside `taught_by` it changes nothing.
+    """Mixed into a client's class by `fedpurin.methods.base.mix_in`; without a teacher it changes nothing.
 
-    The client's `training_step` must get its logits [batch, classes] from `self(x)`: that call is what is compared.
+    Reads `models["teacher"]` (with its running statistics), `values["temperature"]` τ and
+    `values["distillation_weight"]` λ. The client's `training_step` must get its logits [batch, classes] from
+    `self(x)`: that call is what is compared.
     """
 
-    _teacher: dict[str, Tensor] | None = None
-    _temperature: float = 1.0
-    _weight: float = 0.0
     _seen: tuple[tuple[Any, ...], Tensor] | None = None
-
-    @contextmanager
-    def taught_by(self, teacher: Mapping[str, Tensor], *, temperature: float, weight: float) -> Iterator[None]:
-        """Add the term to every training loss; `teacher` has a tensor for each parameter and buffer name."""
-        self._teacher, self._temperature, self._weight = dict(teacher), temperature, weight
-        try:
-            yield
-        finally:
-            self._teacher = self._seen = None
 
     def forward(self, *inputs: Any) -> Any:
         output = super().forward(*inputs)
-        if self._teacher is not None:
+        if "teacher" in loss_context().models:
             self._seen = inputs, output
         return output
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
-        if self._teacher is None:
+        context = loss_context()
+        teacher = context.models.get("teacher")
+        if teacher is None:
             return output
         if self._seen is None:
             raise TypeError(
                 f"{type(self).__name__}.training_step must call self(x) for its logits to be distilled into"
             )
-        inputs, student = self._seen
+        (inputs, student), self._seen = self._seen, None
         with torch.no_grad(), in_evaluation(self):
-            teacher = functional_call(self, self._teacher, inputs)
-        self._seen = None
+            taught = functional_call(self, dict(teacher), inputs)
+        self._seen = None  # the teacher's own forward pass
+        temperature, weight = context.values["temperature"], context.values["distillation_weight"]
         divergence = functional.kl_div(
-            functional.log_softmax(student / self._temperature, dim=1),
-            functional.log_softmax(teacher / self._temperature, dim=1),
+            functional.log_softmax(student / temperature, dim=1),
+            functional.log_softmax(taught / temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return add_to_loss(output, self._weight * self._temperature**2 * divergence)
+        return add_to_loss(output, weight * temperature**2 * divergence)

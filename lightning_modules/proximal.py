@@ -6,39 +6,29 @@ the reference (the method).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
 
+from fedpurin.local.context import loss_context
 from lightning_modules.mixing import add_to_loss
 
 
 class Proximal(LightningModule):
-    """Mixed into a client's class by `fedpurin.methods.base.mix_in`; outside `held_near` it changes nothing."""
+    """Mixed into a client's class by `fedpurin.methods.base.mix_in`; without a reference it changes nothing.
 
-    _reference: Tensor | None = None
-    _weight: float = 0.0
-
-    @contextmanager
-    def held_near(self, reference: Mapping[str, Tensor], weight: float) -> Iterator[None]:
-        """Add (weight/2)·‖w − reference‖² to every training loss; `reference` has a tensor for each parameter name."""
-        self._weight = weight
-        self._reference = torch.cat([reference[name].flatten() for name, _ in self._trainable()])
-        try:
-            yield
-        finally:
-            self._reference = None
+    Reads `models["reference"]`, the model w_ref, and `values["proximal_weight"]`, the weight μ.
+    """
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
-        if self._reference is None:
+        context = loss_context()
+        reference = context.models.get("reference")
+        if reference is None:
             return output
-        weights = torch.cat([parameter.flatten() for _, parameter in self._trainable()])  # few kernels, many tensors
-        return add_to_loss(output, self._weight / 2 * (weights - self._reference).square().sum())
-
-    def _trainable(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+        names, weights = zip(*((n, p) for n, p in self.named_parameters() if p.requires_grad), strict=True)
+        # Few kernels, however many tensors there are.
+        held = torch.cat([reference[name].flatten() for name in names])
+        distance = (torch.cat([weight.flatten() for weight in weights]) - held).square().sum()
+        return add_to_loss(output, context.values["proximal_weight"] / 2 * distance)

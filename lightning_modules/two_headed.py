@@ -8,16 +8,14 @@ Does not own: the body and the generic head (the class it is mixed into), what i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedpurin.local.context import loss_context
 from lightning_modules.mixing import add_to_loss
 
 
@@ -25,11 +23,11 @@ class TwoHeaded(LightningModule):
     """Mixed into a client's class by `fedpurin.methods.base.mix_in`; `add_personal_head` makes it work.
 
     The network's output must be the head's: logits [batch, classes]. Batches are (x, y), and the client's own loss is
-    the cross-entropy of the logits; the prior that `balanced_for` adds to them makes it the balanced softmax loss.
+    the cross-entropy of the logits; `values["log_prior"]` [classes], γ·log N_c of the class counts N, is added to them in
+    training and makes it the balanced softmax loss. A class that is not there has −∞: no logit.
     """
 
     personal_head: nn.Module
-    _log_prior: Tensor | None = None
     _seen: tuple[Tensor, Tensor] | None = None
 
     def add_personal_head(self, path: str) -> None:
@@ -37,15 +35,6 @@ class TwoHeaded(LightningModule):
         generic_head = self.get_submodule(path)
         self.personal_head = copy.deepcopy(generic_head)
         generic_head.register_forward_hook(self._at_generic_head)
-
-    @contextmanager
-    def balanced_for(self, labels: Int64[Tensor, " samples"], gamma: float) -> Iterator[None]:
-        """Train with the prior N_c^γ of the class counts N of `labels`; a class that is not there has no logit."""
-        self._log_prior = gamma * torch.bincount(labels).float().log()
-        try:
-            yield
-        finally:
-            self._log_prior = self._seen = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
@@ -61,8 +50,10 @@ class TwoHeaded(LightningModule):
             both: Tensor = generic + self.personal_head(inputs[0])
             return both
         self._seen = inputs[0], generic
-        return generic if self._log_prior is None else generic + self._prior_of(generic.shape[1])
+        log_prior = loss_context().values.get("log_prior")
+        return generic if log_prior is None else generic + self._prior_of(log_prior, generic.shape[1])
 
-    def _prior_of(self, num_classes: int) -> Float32[Tensor, " classes"]:
-        assert self._log_prior is not None
-        return functional.pad(self._log_prior, (0, num_classes - len(self._log_prior)), value=float("-inf"))
+    @staticmethod
+    def _prior_of(log_prior: Tensor | float, num_classes: int) -> Float32[Tensor, " classes"]:
+        assert isinstance(log_prior, Tensor)
+        return functional.pad(log_prior, (0, num_classes - len(log_prior)), value=float("-inf"))

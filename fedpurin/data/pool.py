@@ -52,6 +52,13 @@ class Pool:
     def num_samples(self) -> int:
         return len(self.labels)
 
+    def class_counts(self, indices: Indices) -> Int64[Tensor, " classes"] | None:
+        """How many of these samples are of each class of the pool; None where labels are no class numbers."""
+        if self.labels.dim() != 1 or self.labels.is_floating_point() or not len(self.labels):
+            return None
+        labels = self.labels[torch.as_tensor(indices, device=self.device)]
+        return torch.bincount(labels, minlength=int(self.labels.max()) + 1)
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, (C, H, W) for images."""

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
 from fedpurin.space import Layout, ParameterSpace, Roles, Segment
 
 OPTIONS = ConfigDict(extra="forbid")
@@ -72,9 +73,12 @@ class Method:
     def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
         """Before local training: bring the participants' models up to date where the method requires it."""
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        """Local training of one client. The default is one fit of all parameters."""
-        return trainer.fit(client, round)
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        """The client's local fits of this round, as data, in order. The default is one fit of all parameters.
+
+        It is called right before they are carried out. Where there are several, one is `scored`: the last.
+        """
+        return (LocalFit(),)
 
     def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""

@@ -10,14 +10,15 @@ the network has any: the client keeps one set).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, mix_in
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles
@@ -42,15 +43,11 @@ class Ditto(FedAvg):
             client.extra["global"] = client.vector.clone()
         return client.extra["global"]
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        module: Any = trainer.module
-        copy = self.copy_of_global(client)
-        received = copy.clone()
-        shared = trainer.fit(client, round, vector=copy, purpose="fit/global")
-        if shared.diverged:
-            return shared
-        with module.held_near(trainer.space.views(received), self.lam):
-            return shared.then(trainer.fit(client, round, epochs=self.personal_epochs))
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        received = self.copy_of_global(client).clone()
+        shared = LocalFit(start="global", keep=("global",), purpose="fit/global", scored=False)
+        values = {"proximal_weight": self.lam}
+        return shared, LocalFit(epochs=self.personal_epochs, models={"reference": received}, values=values)
 
     def merged(self, client: Client) -> Tensor:
         return self.copy_of_global(client)

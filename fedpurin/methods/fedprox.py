@@ -7,13 +7,14 @@ Shares and sends every trainable parameter, dense; keeps nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, mix_in
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles
@@ -30,7 +31,5 @@ class FedProx(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Proximal", module)
         return adapted
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        module: Any = trainer.module
-        with module.held_near(trainer.space.views(client.vector), self.mu):
-            return trainer.fit(client, round)
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        return (LocalFit(models={"reference": client.vector}, values={"proximal_weight": self.mu}),)

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS
 from fedpurin.methods.fedper import FedPer
 
@@ -26,11 +27,9 @@ class FedRep(FedPer):
     """None takes `trainer.local_epochs`."""
     weighting: Literal["samples", "uniform"] = "uniform"
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        head = trainer.fit(
-            client, round, epochs=self.head_epochs, trains=lambda segment: segment.is_head, purpose="fit/head"
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        head = LocalFit(
+            trains=lambda segment: segment.is_head, epochs=self.head_epochs, purpose="fit/head", scored=False
         )
-        if head.diverged:
-            return head
-        body = trainer.fit(client, round, epochs=self.body_epochs, trains=lambda segment: not segment.is_head)
-        return head.then(body)
+        body = LocalFit(trains=lambda segment: not segment.is_head, epochs=self.body_epochs)
+        return head, body

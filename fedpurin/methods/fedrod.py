@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import torch
 from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.config import ConfigError
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, mix_in, require_head
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import ParameterSpace, Roles, Segment
@@ -44,7 +47,9 @@ class FedRoD(FedAvg):
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        module: Any = trainer.module
-        with module.balanced_for(trainer.train.labels[client.train_indices], self.gamma):
-            return trainer.fit(client, round)
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        if client.class_counts is None:
+            raise ConfigError("method=FedRoD balances classes, and these labels are no class numbers")
+        counts = client.class_counts.float()
+        log_prior = torch.where(counts > 0, self.gamma * counts.clamp(min=1).log(), -torch.inf)
+        return (LocalFit(values={"log_prior": log_prior}),)

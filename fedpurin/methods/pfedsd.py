@@ -9,13 +9,14 @@ In a client's first round there is no teacher. Its personal model is the one aft
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.local.client import Client, FitResult, LocalTrainer
+from fedpurin.local.client import Client
+from fedpurin.local.fit import MODEL, LocalFit
 from fedpurin.methods.base import OPTIONS, mix_in
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles
@@ -35,17 +36,9 @@ class PFedSD(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Distilling", module)
         return adapted
 
-    def fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
-        result = self._fit(client, round, trainer)
-        if result.diverged is None:
-            client.extra["teacher"] = client.vector.clone()
-        return result
-
-    def _fit(self, client: Client, round: int, trainer: LocalTrainer) -> FitResult:
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        keep = (MODEL, "teacher")
         if "teacher" not in client.extra:
-            return trainer.fit(client, round)
-        module: Any = trainer.module
-        # Running statistics do not travel, so the client's own are still those that belong to its teacher.
-        teacher = trainer.space.views(client.extra["teacher"]) | client.buffers
-        with module.taught_by(teacher, temperature=self.temperature, weight=self.lam):
-            return trainer.fit(client, round)
+            return (LocalFit(keep=keep),)
+        values = {"temperature": self.temperature, "distillation_weight": self.lam}
+        return (LocalFit(keep=keep, models={"teacher": client.extra["teacher"]}, values=values),)

@@ -24,7 +24,7 @@ from fedpurin.data import from_datasets, load, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
-from fedpurin.local.client import LocalTrainer
+from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
 from fedpurin.run.launch import make_fabric

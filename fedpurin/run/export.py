@@ -19,7 +19,7 @@ from fedpurin.config import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedpurin.local.client import LocalTrainer
+    from fedpurin.local.trainer import LocalTrainer
     from fedpurin.run.checkpoint import Checkpoint
 
 Entry = dict[str, Any]

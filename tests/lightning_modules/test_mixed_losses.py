@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.methods.base import mix_in
 
 
@@ -33,6 +35,20 @@ BATCH = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]), torch.tensor([0, 0, 0, 1])
 LN2 = math.log(2)
 
 
+def held_near(weight: float) -> AbstractContextManager[None]:
+    reference = {"net.2.weight": torch.tensor([[1.0], [2.0]])}
+    return set_loss_context(LossContext({"reference": reference}, {"proximal_weight": weight}))
+
+
+def taught_by(teacher: dict[str, Tensor], *, temperature: float, weight: float) -> AbstractContextManager[None]:
+    values = {"temperature": temperature, "distillation_weight": weight}
+    return set_loss_context(LossContext({"teacher": teacher}, values))
+
+
+def balanced_for(labels: Tensor, gamma: float) -> AbstractContextManager[None]:
+    return set_loss_context(LossContext(values={"log_prior": gamma * torch.bincount(labels).float().log()}))
+
+
 def loss_of(module: LightningModule) -> float:
     output = module.training_step(BATCH, 0)
     assert output["other"] == 1
@@ -51,7 +67,7 @@ def test_proximal() -> None:
     """ln 2 + (0.1/2)·‖(0, 0) − (1, 2)‖² = ln 2 + 0.25."""
     module = mix_in("lightning_modules.Proximal", Linear())
     assert loss_of(module) == pytest.approx(LN2)
-    with module.held_near({"net.2.weight": torch.tensor([[1.0], [2.0]])}, 0.1):
+    with held_near(0.1):
         assert loss_of(module) == pytest.approx(LN2 + 0.25)
     assert loss_of(module) == pytest.approx(LN2)
 
@@ -62,7 +78,7 @@ def test_proximal_gradient() -> None:
     gradients = []
     for weight in (0.0, 0.1):
         module.zero_grad()
-        with module.held_near({"net.2.weight": torch.tensor([[1.0], [2.0]])}, weight):
+        with held_near(weight):
             module.training_step(BATCH, 0)["loss"].backward()
         gradients.append(module.net[2].weight.grad.flatten().clone())
     assert (gradients[1] - gradients[0]).tolist() == pytest.approx([-0.1, -0.2])
@@ -75,9 +91,9 @@ def test_distilling() -> None:
     teacher = {"net.2.weight": torch.tensor([[3 * math.log(3)], [0.0]]), **buffers(module)}
     module.train()
     assert loss_of(module) == pytest.approx(LN2)
-    with module.taught_by(teacher, temperature=3.0, weight=1.0):
+    with taught_by(teacher, temperature=3.0, weight=1.0):
         assert loss_of(module) == pytest.approx(LN2 + 1.177308, abs=1e-5)
-    with module.taught_by(teacher, temperature=3.0, weight=0.5):
+    with taught_by(teacher, temperature=3.0, weight=0.5):
         assert loss_of(module) == pytest.approx(LN2 + 0.588654, abs=1e-5)
     assert all(child.training for child in module.modules())
     assert loss_of(module) == pytest.approx(LN2)
@@ -96,7 +112,7 @@ def test_the_teacher_leaves_the_students_statistics_alone() -> None:
     teacher = {name: value.clone() for name, value in taught.state_dict().items()}
     before = {name: value.clone() for name, value in teacher.items()}
     plain.training_step(BATCH, 0)
-    with taught.taught_by(teacher, temperature=1.0, weight=1.0):
+    with taught_by(teacher, temperature=1.0, weight=1.0):
         taught.training_step(BATCH, 0)
     for name, value in plain.state_dict().items():
         assert torch.equal(taught.state_dict()[name], value)
@@ -110,7 +126,7 @@ def test_distilling_needs_logits_of_forward() -> None:
 
     module = mix_in("lightning_modules.Distilling", Direct())
     with (
-        module.taught_by(dict(module.state_dict()), temperature=1.0, weight=1.0),
+        taught_by(dict(module.state_dict()), temperature=1.0, weight=1.0),
         pytest.raises(TypeError, match=r"must call self\(x\)"),
     ):
         module.training_step(BATCH, 0)
@@ -127,16 +143,16 @@ def test_two_heads() -> None:
     module = two_headed()
     assert loss_of(module) == pytest.approx(2 * LN2)
     balanced = -(3 * math.log(3 / 4) + math.log(1 / 4)) / 4
-    with module.balanced_for(BATCH[1], 1.0):
+    with balanced_for(BATCH[1], 1.0):
         assert loss_of(module) == pytest.approx(balanced + LN2)
-    with module.balanced_for(BATCH[1], 0.0):
+    with balanced_for(BATCH[1], 0.0):
         assert loss_of(module) == pytest.approx(2 * LN2)
 
 
 def test_a_class_that_is_not_there_has_no_logit() -> None:
     module = two_headed()
     batch = BATCH[0], torch.zeros(4, dtype=torch.long)
-    with module.balanced_for(batch[1], 1.0):
+    with balanced_for(batch[1], 1.0):
         loss = module.training_step(batch, 0)["loss"]
     assert float(loss.detach()) == pytest.approx(LN2), "the generic head cannot be wrong: −ln 1 = 0"
     loss.backward()

@@ -1,0 +1,38 @@
+"""`LocalFit`: one local fit of one client, as data. A method returns it; an executor carries it out.
+
+Owns: what can be said of a fit. Does not own: the steps (`serial.py`, `cohort.py`), the loss (lightning_modules/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedpurin.space import Segment
+
+MODEL = "model"
+"""Name of the client's own vector; every other name is one of `Client.extra`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFit:
+    """SGD on the client's own data (METHOD step 1), from one of its vectors, kept in one or more of them."""
+
+    start: str = MODEL
+    """The vector that the fit starts from. Only a fit of `MODEL` also keeps the running statistics that it moved."""
+    keep: tuple[str, ...] = (MODEL,)
+    """The vectors that hold the fitted model afterwards, unless the fit diverged."""
+    trains: Callable[[Segment], bool] | None = None
+    """Which segments may change; None: all."""
+    epochs: int | None = None
+    """None takes `trainer.local_epochs`."""
+    purpose: str = "fit"
+    """Names the random streams, so that a client's second fit in a round draws its own order."""
+    models: Mapping[str, Tensor] = field(default_factory=dict)
+    """Other models that the loss looks at, as flat vectors; the loss finds them by name in `loss_context().models`."""
+    values: Mapping[str, Tensor | float] = field(default_factory=dict)
+    """Whatever else the loss needs of this client, in `loss_context().values`."""
+    scored: bool = True
+    """Whether this is the fit whose model is measured, scored and masked; `on_fit_end` hears of no other."""

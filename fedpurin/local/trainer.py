@@ -1,0 +1,261 @@
+"""The rank's one live module: loading a client into it, fits one client at a time, evaluation.
+
+Owns: the live module, whose parameters are views of one flat vector; the batch loop of a local fit (METHOD step 1);
+a client's evaluation (step 8). Does not own: what is to be fitted (`fit.py`, said by the method), who takes part, what
+is exchanged; the perturbation scores and the mask, which a callback computes when a fit ends
+(`callbacks/mask_selection.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from lightning import Fabric, LightningModule
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import Metric
+
+from fedpurin.config import ConfigError
+from fedpurin.data import Pool
+from fedpurin.local.client import Client, Diverged, FitResult
+from fedpurin.local.context import LossContext, set_loss_context
+from fedpurin.local.fit import MODEL, LocalFit
+from fedpurin.seeding import seed_global, torch_generator
+from fedpurin.space import ParameterSpace, Segment
+
+ACCURACY_NAMES = ("accuracy", "acc", "val_accuracy", "val_acc", "val/accuracy", "val/acc", "valid_accuracy")
+
+
+class LocalTrainer:
+    """Trains and evaluates this rank's clients, one at a time, in one live module.
+
+    Between `fit` and the next `load`, `vector` (a view of all live parameters) holds the fitted model, `gradient`
+    the last mini-batch's gradient of the shared parameters, and `client.vector` still the model before the fit:
+    that is what a callback's `on_fit_end(trainer, pl_module)` sees.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: LightningModule,
+        space: ParameterSpace,
+        *,
+        train: Pool,
+        test: Pool,
+        seed: int,
+        local_epochs: int,
+        batch_size: int,
+        monitor: str | None = None,
+    ) -> None:
+        if not module.automatic_optimization:
+            raise ConfigError(f"model: {type(module).__name__} optimises manually; clients need automatic optimisation")
+        fabric.setup_module(module)  # once a rank: it hooks the module for good
+        self.fabric, self.module, self.space = fabric, module, space
+        self.train, self.test = train, test
+        self.seed, self.local_epochs, self.batch_size, self.monitor = seed, local_epochs, batch_size, monitor
+        self.vector = space.bind(module)
+        self.gradient = torch.zeros(space.shared.length, device=self.vector.device)
+        self.client: Client
+        self.round = 0
+        self._logged: dict[str, list[tuple[Any, int]]] | None = None
+        self._batch_size = 0
+        self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
+        # Through Fabric, self.log costs a device sync a call; here it only collects while evaluating.
+        module.log = self._log  # type: ignore[method-assign]
+        module.log_dict = self._log_dict  # type: ignore[method-assign, assignment]
+
+    def new_client(self, id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
+        """A client that starts from the module's present weights and buffers, as every client does."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        device = self.vector.device
+        counts = self.train.class_counts(train_indices)
+        return Client(id, self.vector.clone(), buffers, train_indices.to(device), test_indices.to(device), counts)
+
+    def load(self, client: Client, vector: Tensor | None = None) -> None:
+        """Make the client's model (or another vector, with the client's buffers) the live one."""
+        self.client = client
+        self.vector.copy_(client.vector if vector is None else vector)
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(client.buffers[name])
+
+    def fit_all(self, client: Client, fits: Sequence[LocalFit], round: int) -> FitResult:
+        """A client's fits of one round, in order; the first that diverges is the last."""
+        result = self.fit(client, fits[0], round)
+        for fit in fits[1:]:
+            if result.diverged is None:
+                result = result.then(self.fit(client, fit, round))
+        return result
+
+    def fit(self, client: Client, fit: LocalFit, round: int) -> FitResult:
+        """Train the client on its own data and keep the result, unless it diverged."""
+        start = time.perf_counter()
+        self.load(client, client.vector_named(fit.start))
+        self.round = round
+        # A client keeps one set of running statistics; other models are run with those.
+        models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
+        with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
+            loss, num_steps = self._run_epochs(client, fit.epochs or self.local_epochs, fit.purpose)
+        diverged = self._what_diverged(loss)
+        if diverged is None and fit.scored:
+            try:
+                self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
+            except Diverged as error:
+                diverged = str(error)
+        if diverged is None:
+            self.keep(client, fit)
+        return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
+
+    def keep(self, client: Client, fit: LocalFit) -> None:
+        """Store the live model where the fit wants it."""
+        for name in fit.keep:
+            client.store(name, self.vector)
+        if fit.start == MODEL:
+            for name, buffer in self.module.named_buffers():
+                client.buffers[name].copy_(buffer)
+
+    def _run_epochs(self, client: Client, epochs: int, purpose: str) -> tuple[float, int]:
+        """SGD as the module defines it (METHOD step 1); mean loss of the last epoch and the number of steps."""
+        module, fabric = self.module, self.fabric
+        optimizer, schedulers = self._fresh_optimizer()
+        order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
+        seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
+        num_batches = -(-client.num_train // self.batch_size)
+        if self._has_batch_norm and client.num_train % self.batch_size == 1 and num_batches > 1:
+            num_batches -= 1  # batch statistics of a single sample do not exist
+        module.train()
+        module.on_train_start()
+        step = 0
+        for epoch in range(epochs):
+            module.on_train_epoch_start()
+            total = torch.zeros((), device=self.vector.device)
+            batches = self.train.batches(client.train_indices, self.batch_size, generator=order)
+            for index, batch in zip(range(num_batches), batches, strict=False):
+                optimizer.zero_grad()
+                with fabric.autocast():
+                    loss = _loss_of(module.training_step(batch, index))
+                fabric.backward(loss)
+                if epoch == epochs - 1 and index == num_batches - 1:
+                    self.gradient = self._last_gradient()
+                optimizer.step()
+                for scheduler in schedulers["step"]:
+                    scheduler.step()
+                total += loss.detach()
+                step += 1
+            for scheduler in schedulers["epoch"]:
+                scheduler.step()
+            module.on_train_epoch_end()
+        module.on_train_end()
+        return float(total) / num_batches, step  # the fit's only device sync
+
+    def evaluate(self) -> dict[str, float]:
+        """Run `validation_step` over the loaded client's test data; means of what it logged, by batch size.
+
+        Raises:
+            ConfigError: nothing that can serve as the accuracy was logged.
+        """
+        module = self.module
+        module.eval()
+        self._logged = defaultdict(list)
+        with torch.no_grad():
+            module.on_validation_epoch_start()
+            for index, batch in enumerate(self.test.batches(self.client.test_indices, self.batch_size)):
+                self._batch_size = _length_of(batch)
+                with self.fabric.autocast():
+                    module.validation_step(batch, index)
+            self._batch_size = 1
+            module.on_validation_epoch_end()
+        logged, self._logged = self._logged, None
+        values = {name: _mean(items) for name, items in logged.items()}
+        return {**values, "accuracy": values[self._accuracy_name(values)]}
+
+    def _accuracy_name(self, values: Mapping[str, float]) -> str:
+        for name in [self.monitor] if self.monitor else ACCURACY_NAMES:
+            if name in values:
+                return name
+        raise ConfigError(
+            f"trainer.monitor={self.monitor}: validation_step of {type(self.module).__name__} logged "
+            f"{sorted(values) or 'nothing'}; log 'accuracy' there, or name the metric with trainer.monitor"
+        )
+
+    def _fresh_optimizer(self) -> tuple[Any, dict[str, list[Any]]]:
+        """The module's optimizer, new each round, and its schedulers by interval."""
+        configured: Any = self.module.configure_optimizers()
+        schedulers: list[Any] = []
+        if isinstance(configured, dict):
+            schedulers = [configured["lr_scheduler"]] if "lr_scheduler" in configured else []
+            configured = configured["optimizer"]
+        elif isinstance(configured, tuple):
+            configured, schedulers = configured
+        if isinstance(configured, list | tuple):
+            if len(configured) != 1:
+                raise ConfigError(f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1")
+            configured = configured[0]
+        if not isinstance(configured, torch.optim.Optimizer):
+            raise ConfigError(
+                f"model: configure_optimizers of {type(self.module).__name__} returned "
+                f"{type(configured).__name__}; a client needs one torch optimizer"
+            )
+        by_interval: dict[str, list[Any]] = {"step": [], "epoch": []}
+        for item in schedulers:
+            entry = item if isinstance(item, dict) else {"scheduler": item}
+            by_interval[entry.get("interval", "epoch")].append(entry["scheduler"])
+        return self.fabric.setup_optimizers(configured), by_interval
+
+    def _last_gradient(self) -> Float32[Tensor, " shared_length"]:
+        gradient = self.space.gather_gradients(self.module)
+        scaler = getattr(self.fabric._strategy.precision, "scaler", None)
+        return gradient / scaler.get_scale() if scaler is not None else gradient
+
+    @contextmanager
+    def _frozen(self, trains: Callable[[Segment], bool] | None) -> Iterator[None]:
+        parameters = dict(self.module.named_parameters())
+        frozen = [parameters[s.name] for s in self.space.layout if trains is not None and not trains(s)]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    def _what_diverged(self, loss: float) -> str | None:
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            return f"loss is {loss}"
+        return None if bool(torch.isfinite(self.vector).all()) else "parameters are not finite"
+
+    def _log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
+        if self._logged is not None:
+            detached = value.detach() if isinstance(value, Tensor) else value
+            self._logged[name].append((detached, batch_size or self._batch_size))
+
+    def _log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        for name, value in dictionary.items():
+            self._log(name, value, *args, **kwargs)
+
+
+def _loss_of(output: Any) -> Tensor:
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor):
+        raise ConfigError(f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}")
+    return loss
+
+
+def _length_of(batch: Any) -> int:
+    return len(batch[0]) if isinstance(batch, list | tuple) else len(batch)
+
+
+def _mean(items: list[tuple[Any, int]]) -> float:
+    last = items[-1][0]
+    if isinstance(last, Metric):  # a torchmetrics object accumulates by itself
+        value = float(last.compute())
+        last.reset()
+        return value
+    weight = sum(size for _, size in items)
+    return float(sum(value * size for value, size in items)) / weight
