@@ -1,32 +1,38 @@
-"""`fedpurin sweep`: what has become of a sweep's runs, and a W&B sweep file as lines of overrides.
+"""`fedpurin sweep`: what has become of a sweep's runs, and the command that finishes just those that are not done.
 
-Owns: finding a sweep's runs (a Hydra multirun's, or an array's over a file of overrides), the state of each from its
-own folder, the command that runs what is missing. Does not own: running anything. Imports no torch.
+Owns: finding a sweep's runs and the state of each, by what its folder says of itself: `.hydra/overrides.yaml` (what was
+asked for), `config.yaml` (what runs there), `summary.json`, the lock. What the sweep should hold is told by
+`multirun.yaml`, or for an array by `overrides.txt`. Does not own: sweep files (sweep_file.py), running anything.
+Imports no torch.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
-import random
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedpurin.cli.sweep_file import expand, quote, read_sweep
+from fedpurin.cli.text import print_lines
 from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_locked
+from fedpurin.run.resume import flatten, is_free
 
-State = Literal["done", "running", "failed", "stopped", "missing"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "missing")
+State = Literal["done", "running", "failed", "refused", "stopped", "missing"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "refused", "stopped", "missing")
+RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
+HYDRA = ".hydra"
+ANOTHER = "the folder holds another run"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its folder, what distinguishes it, and how it stands."""
+    """One run of a sweep: its folder below the sweep's, what distinguishes it, and how it stands."""
 
     name: str
     overrides: str
@@ -34,47 +40,71 @@ class Run:
     rounds: int
     error: str = ""
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the same command would be refused again, because its folder is another run's."""
+        return self.state == "refused" and self.error.startswith(ANOTHER)
+
 
 def find_runs(sweep_dir: Path) -> list[Run]:
-    """Every run that the sweep should have, in order.
+    """Every run that the sweep holds or should hold: folders in natural order, then what has no folder yet.
 
     Raises:
         ConfigError: the folder holds no sweep.
     """
-    wanted = _from_array(sweep_dir) or _from_multirun(sweep_dir)
-    if not wanted:
-        if not sweep_dir.is_dir():
-            raise ConfigError(f"{sweep_dir}: there is no such folder")
-        folders = sorted(path.parent.name for path in sweep_dir.glob("*/config.yaml"))
-        if not folders:
-            raise ConfigError(f"{sweep_dir} holds no sweep: no multirun.yaml, no overrides.txt, no run folders")
-        wanted = dict.fromkeys(folders, "")
-    return [inspect(sweep_dir / name, overrides) for name, overrides in wanted.items()]
+    if not sweep_dir.is_dir():
+        raise ConfigError(f"{sweep_dir}: there is no such folder")
+    if (sweep_dir / "overrides.txt").exists():
+        return [_inspect_task(sweep_dir, name, line) for name, line in _array_lines(sweep_dir).items()]
+    folders = {str(path.relative_to(sweep_dir)): path for path in _run_folders(sweep_dir)}
+    jobs = wanted_jobs(multirun_overrides(sweep_dir))
+    if not folders and not jobs:
+        raise ConfigError(f"{sweep_dir} holds no sweep: no multirun.yaml, no overrides.txt, no run folders")
+    asked = {name: asked_overrides(path) for name, path in folders.items()}
+    runs = []
+    for name, path in folders.items():
+        own, number = asked[name], int(name) if name.isdigit() else -1
+        matching = next((job for job in jobs if own is not None and _same(job, own)), None)
+        if matching is not None:
+            jobs[jobs.index(matching)] = []
+        elif own is None and 0 <= number < len(jobs):  # a folder that says nothing: its number is all there is
+            own, jobs[number] = jobs[number], []
+        runs.append(inspect(path, " ".join(map(quote, own or ())), name))
+    for number, job in enumerate(jobs):
+        if job:
+            name = str(number) if str(number) not in folders else "-"
+            runs.append(Run(name, " ".join(map(quote, job)), "missing", 0))
+    return sorted(runs, key=lambda run: (not run.name.isdigit(), int(run.name) if run.name.isdigit() else 0, run.name))
 
 
-def inspect(run_dir: Path, overrides: str = "") -> Run:
+def inspect(run_dir: Path, overrides: str = "", name: str | None = None) -> Run:
     """How one run stands, by the files in its folder and by whether a process holds its lock."""
-    summary = _read_json(run_dir / "summary.json")
+    summary = read_json(run_dir / "summary.json")
     rounds = _count_rounds(run_dir / "metrics.jsonl")
     status, error = summary.get("status"), str(summary.get("error", ""))
     state: State
     if is_locked(run_dir):
         state, error = "running", ""
+    elif other := _holds_another(run_dir):
+        state, error = "refused", f"{ANOTHER}: {other}"
     elif status == "finished":
         state = "done"
-    elif status == "failed":
-        state = "failed"
+    elif status in ("failed", "refused"):
+        state = status
     elif status is None and rounds == 0:
         state = "missing"
     else:
         state = "stopped"
         error = error or "ended without a word (killed, or the machine went down)"
-    return Run(run_dir.name, overrides, state, rounds, error)
+    return Run(name or run_dir.name, overrides, state, rounds, error)
 
 
 def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
-    """What to type so that the sweep gets finished; None where nothing is left to do."""
-    left = [run for run in runs if run.state not in ("done", "running")]
+    """What to type so that just the runs which are not done get done; None where nothing is left to do.
+
+    A run whose folder is another run's is left out.
+    """
+    left = [run for run in runs if run.state not in ("done", "running") and not run.is_blocked]
     if not left:
         return None
     folder = shlex.quote(str(sweep_dir))
@@ -85,32 +115,72 @@ def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
         return " ".join(
             [f"SWEEP_DIR={folder} sbatch --array={tasks} slurm/array.sbatch {folder}/overrides.txt", *further]
         )
-    if task := _multirun_overrides(sweep_dir):
-        # The finished runs are left alone, the others go on where they stopped.
-        quoted = [shlex.quote(override) for override in task if not override.startswith("resume=")]
-        return " ".join(["fedpurin -m", *quoted, f"hydra.sweep.dir={folder}", "resume=auto"])
-    return "\n".join(f"fedpurin resume {shlex.quote(str(sweep_dir / run.name))}" for run in left)
+    lines = []
+    taken = {run.name for run in runs}
+    spare = max([int(name) for name in taken if name.isdigit()], default=-1)
+    for run in left:
+        name = run.name
+        if name == "-":
+            spare += 1
+            name = str(spare)
+        where = shlex.quote(str(sweep_dir / name))
+        if run.rounds or not run.overrides:
+            lines.append(f"fedpurin resume {where}")
+        else:
+            lines.append(f"fedpurin {run.overrides} hydra.run.dir={where} resume=auto")
+    return "\n".join(lines)
 
 
-def expand(sweep: Mapping[str, Any], count: int | None, seed: int) -> list[str]:
-    """A W&B sweep's runs as lines of overrides: every combination, or `count` draws.
+def wanted_jobs(task: Sequence[str]) -> list[list[str]]:
+    """The overrides of each run of a Hydra sweep, as its basic sweeper deals them; the order of a shuffle is open."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    Raises:
-        ConfigError: a parameter that is neither a list nor a known distribution, or a distribution without a count.
-    """
-    parameters: Mapping[str, Mapping[str, Any]] = sweep.get("parameters") or {}
-    if not parameters:
-        raise ConfigError("the sweep file has no parameters")
-    continuous = [name for name, options in parameters.items() if not _values(options)]
-    if count is None:
-        if continuous:
-            raise ConfigError(f"{', '.join(continuous)}: not a list of values; say how many runs to draw with --count")
-        choices = [[f"{name}={value}" for value in _values(options)] for name, options in parameters.items()]
-        return [" ".join(line) for line in itertools.product(*choices)]
-    dice = random.Random(seed)
-    return [
-        " ".join(f"{name}={_draw(name, options, dice)}" for name, options in parameters.items()) for _ in range(count)
-    ]
+    from fedpurin.run.compose import config_groups
+
+    class Groups:
+        """What a `glob` asks of Hydra's loader, without composing anything."""
+
+        def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+            del results_filter
+            return config_groups().get(group_name, [])
+
+    if not task:
+        return []
+    loader: Any = Groups()
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(task))
+    return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def multirun_overrides(sweep_dir: Path) -> list[str]:
+    """The task's overrides in multirun.yaml; none where there is no such file or it is cut off."""
+    import yaml
+
+    try:
+        task = yaml.safe_load((sweep_dir / "multirun.yaml").read_text())["hydra"]["overrides"]["task"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return []
+    return [str(override) for override in task or ()]
+
+
+def asked_overrides(run_dir: Path) -> list[str] | None:
+    """What the run was started with, by Hydra's own record; None where there is none."""
+    import yaml
+
+    try:
+        recorded = yaml.safe_load((run_dir / HYDRA / "overrides.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+    return [str(item) for item in recorded or () if not str(item).startswith("resume=")]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is not there or broken."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -127,8 +197,8 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     status = commands.add_parser(
         "status",
-        help="which runs are done, running, failed, stopped or missing, and what finishes the sweep",
-        description="List a sweep's runs that are not done, with the last error, and the command that runs them.\n"
+        help="which runs are done, running, failed, refused, stopped or missing, and what finishes the sweep",
+        description="List a sweep's runs that are not done, with the last error, and the command that runs just them.\n"
         "The exit code is 0 when every run is done, 1 otherwise.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -138,7 +208,8 @@ def main(arguments: Sequence[str]) -> int:
         "expand",
         help="a W&B sweep file as lines of overrides",
         description="Print a line of overrides for each run of a W&B sweep file: every combination of its values,\n"
-        "or with --count draws from its values and distributions (instead of W&B's own search).",
+        "or with --count draws from its values and distributions (instead of W&B's own search). Overrides in the\n"
+        "file's command come first; resume, logger and hydra.* are left to the array.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     lines.add_argument("file", metavar="FILE", type=Path, help="W&B sweep configuration, YAML")
@@ -146,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
     lines.add_argument("--seed", metavar="N", type=int, default=0, help="of the draws (default 0)")
     given = parser.parse_args(list(arguments))
     if given.command == "expand":
-        print("\n".join(expand(_read_sweep(given.file), given.count, given.seed)))
+        print_lines(expand(read_sweep(given.file), given.count, given.seed))
         return 0
     return show_status(given.sweep_dir, given.all)
 
@@ -155,98 +226,85 @@ def show_status(sweep_dir: Path, everything: bool) -> int:
     """Print the table; 0 when every run is done."""
     runs = find_runs(sweep_dir)
     counts = {state: sum(run.state == state for run in runs) for state in STATES}
-    print(
-        f"{sweep_dir}: {len(runs)} runs, " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    )
+    head = f"{sweep_dir}: {len(runs)} runs, " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    lines = [head]
+    width = max([6, *(len(run.name) for run in runs)])
     for run in runs:
         if run.state != "done" or everything:
             rounds = f"{run.rounds} rounds" if run.rounds else ""
-            print(f"  {run.name:<6} {run.state:<8} {rounds:<11} {run.overrides}".rstrip())
+            lines.append(f"  {run.name:<{width}} {run.state:<8} {rounds:<11} {run.overrides}".rstrip())
             if run.error:
-                print(f"         {run.error}")
+                lines.append(f"  {'':<{width}} {run.error}")
     if (command := command_for(sweep_dir, runs)) is not None:
-        print(f"to finish it:\n{command}")
+        lines.append(f"to finish it:\n{command}")
+    if blocked := sum(run.is_blocked for run in runs):
+        lines.append(
+            f"{blocked} cannot be finished here: give them another folder, or the options of the run in theirs"
+        )
+    print_lines(lines)
     return 0 if counts["done"] == len(runs) else 1
 
 
-def _from_array(sweep_dir: Path) -> dict[str, str]:
-    """Overrides by line number, as slurm/array.sbatch names its runs."""
-    path = sweep_dir / "overrides.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {
-        str(number): line for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")
-    }
+def _array_lines(sweep_dir: Path) -> dict[str, str]:
+    """The runs of overrides.txt by line number, read as slurm/array.sbatch reads them."""
+    text = (sweep_dir / "overrides.txt").read_text(encoding="utf-8-sig")
+    lines = {str(number): line.strip() for number, line in enumerate(text.split("\n"), start=1)}
+    return {number: line for number, line in lines.items() if line and not line.startswith("#")}
 
 
-def _from_multirun(sweep_dir: Path) -> dict[str, str]:
-    """Overrides by job number, as Hydra's sweeper deals them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _inspect_task(sweep_dir: Path, name: str, line: str) -> Run:
+    run = inspect(sweep_dir / name, line, name)
+    try:
+        wanted = shlex.split(line)
+    except ValueError as error:
+        return Run(name, line, "refused", run.rounds, f"line {name} of overrides.txt cannot be split: {error}")
+    asked = asked_overrides(sweep_dir / name)
+    if asked is None or run.state == "running" or {w for w in wanted if not w.startswith("hydra.")} <= set(asked):
+        return run
+    changed = " ".join(item for item in wanted if item not in asked)
+    return Run(name, line, "refused", run.rounds, f"{ANOTHER}: it was not started with {changed}")
 
-    task = _multirun_overrides(sweep_dir)
-    if not task:
-        return {}
-    parsed = OverridesParser.create().parse_overrides(task)
-    jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    return {str(number): " ".join(job) for number, job in enumerate(jobs)}
+
+def _run_folders(sweep_dir: Path) -> Iterator[Path]:
+    """Folders of runs below the sweep's own, which may have a stray `.hydra`; nothing is searched below a run."""
+    for folder, subfolders, files in os.walk(sweep_dir):
+        subfolders.sort()
+        is_run = HYDRA in subfolders or any(name in files for name in RUN_FILES)
+        if is_run and Path(folder) != sweep_dir:
+            subfolders.clear()
+            if (Path(folder) / HYDRA / "overrides.yaml").exists() or any(name in files for name in RUN_FILES):
+                yield Path(folder)
+        else:
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
 
 
-def _multirun_overrides(sweep_dir: Path) -> list[str]:
-    path = sweep_dir / "multirun.yaml"
-    if not path.exists():
-        return []
-    import yaml
+def _same(job: Sequence[str], own: Sequence[str]) -> bool:
+    return {item for item in job if not item.startswith("resume=")} == set(own)
 
-    task: list[str] = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
-    return list(task)
+
+def _holds_another(run_dir: Path) -> str:
+    """What the run in the folder began with, where Hydra's record of the latest start asks for something else."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if _count_rounds(run_dir / "metrics.jsonl") == 0:
+        return ""
+    try:
+        began: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+        asked: Any = OmegaConf.load(run_dir / HYDRA / "config.yaml")
+    except Exception:  # one of them is not there or not YAML: then it says nothing
+        return ""
+    differing = []
+    for option, value in flatten(began if isinstance(began, dict) else {}).items():
+        try:
+            now = OmegaConf.select(asked, option, default=value)
+        except OmegaConfBaseException:  # interpolates Hydra's own part
+            continue
+        now = OmegaConf.to_object(now) if OmegaConf.is_config(now) else now
+        if now != value and not is_free(option):
+            differing.append(f"{option}={value}, asked for {now}")
+    return "; ".join(differing[:3])
 
 
 def _count_rounds(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value
-
-
-def _read_sweep(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a W&B sweep file")
-    return value
-
-
-def _values(options: Mapping[str, Any]) -> list[Any]:
-    return list(options["values"]) if "values" in options else [options["value"]] if "value" in options else []
-
-
-def _draw(name: str, options: Mapping[str, Any], dice: random.Random) -> Any:
-    if values := _values(options):
-        return dice.choice(values)
-    try:
-        low, high = options["min"], options["max"]
-    except KeyError:
-        raise ConfigError(f"{name}: needs values, value, or min and max") from None
-    whole = isinstance(low, int) and isinstance(high, int)
-    kind = options.get("distribution", "int_uniform" if whole else "uniform")
-    if kind == "int_uniform":
-        return dice.randint(low, high)
-    if kind == "uniform":
-        return round(dice.uniform(low, high), 6)
-    if kind in ("log_uniform_values", "q_log_uniform_values"):
-        value = math.exp(dice.uniform(math.log(low), math.log(high)))
-        return (
-            int(round(value / options.get("q", 1)) * options.get("q", 1)) if kind.startswith("q") else round(value, 6)
-        )
-    raise ConfigError(f"{name}: distribution {kind} is not known here; use uniform, int_uniform or log_uniform_values")

@@ -93,7 +93,9 @@ def is_finished(config: Config, run_dir: Path) -> bool:
 def note_refusal(run_dir: Path, error: ConfigError) -> None:
     """Leave a mistake in the folder that was made for the run, for `fedpurin sweep status`; never in another run's."""
     if run_dir.is_dir() and not holds_run(run_dir) and not is_locked(run_dir):
-        (run_dir / "summary.json").write_text(json.dumps({"status": "failed", "error": str(error), "rounds": 0}) + "\n")
+        (run_dir / "summary.json").write_text(
+            json.dumps({"status": "refused", "error": str(error), "rounds": 0}) + "\n"
+        )
 
 
 def read_config(run_dir: Path) -> Config:

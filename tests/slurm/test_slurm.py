@@ -58,7 +58,7 @@ def test_an_array_of_three_of_which_one_fails_is_reported(
     slurm.wait(job, "COMPLETED", "FAILED")
     assert slurm.states(job) == {f"{job}_1": "COMPLETED", f"{job}_2": "COMPLETED", f"{job}_3": "FAILED"}
     runs = find_runs(tmp_path / "study")
-    assert [(run.name, run.state) for run in runs] == [("1", "done"), ("2", "done"), ("3", "failed")]
+    assert [(run.name, run.state) for run in runs] == [("1", "done"), ("2", "done"), ("3", "refused")]
     assert runs[2].error == "model._target_=no.such.Model cannot be found: Error locating target 'no.such.Model'" or (
         "no.such.Model" in runs[2].error
     )

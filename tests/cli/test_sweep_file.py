@@ -1,0 +1,133 @@
+"""W&B sweep files as lines of overrides: nothing is lost on the way to Hydra, or it is refused."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fedpurin.__main__ import main
+from fedpurin.cli.sweep_file import expand, hydra_value, quote, read_sweep
+from fedpurin.config import ConfigError
+from fedpurin.run.compose import compose_config
+
+SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
+
+
+def test_a_grid_becomes_every_combination() -> None:
+    sweep = {
+        "parameters": {"program.tau": {"values": [0.1, 0.5]}, "method": {"value": "fedavg"}, "seed": {"values": [1]}}
+    }
+    assert expand(sweep, None, 0) == ["program.tau=0.1 method=fedavg seed=1", "program.tau=0.5 method=fedavg seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"), (True, "true"), ("true", "'true'"), (1e-8, "1e-08"), (0.1234567890123456, "0.1234567890123456"),
+        ("a b", "'a b'"), ("", "''"), ("it's", r"'it\'s'"), ("glob(fedp*)", "'glob(fedp*)'"), ("1e-3", "'1e-3'"),
+        (["x,y", "z", None], "['x,y',z,null]"), ({"a": [1, 2.5]}, "{a:[1,2.5]}"), ("fedavg", "fedavg"),
+        ('say "a", or `b`', "'say \"a\", or `b`'"), ("a\\b", r"'a\b'"), ("é", "'é'"),
+    ],
+)  # fmt: skip
+def test_a_value_reaches_hydra_as_it_is(value: Any, text: str) -> None:
+    assert hydra_value(value) == text
+    line = f"{quote('key=' + text)} {quote('last=1')}"
+    split = subprocess.run(
+        ["xargs", "-n", "1", "printf", "%s\\n"], input=line, capture_output=True, text=True, check=True
+    )
+    assert split.stdout.splitlines() == shlex.split(line) == [f"key={text}", "last=1"]
+    assert plain(OverridesParser.create().parse_override(f"key={text}").value()) == value
+
+
+def plain(element: Any) -> Any:
+    """Hydra's parsed value without its marks of quoting."""
+    if isinstance(element, list):
+        return [plain(item) for item in element]
+    if isinstance(element, dict):
+        return {plain(key): plain(item) for key, item in element.items()}
+    return getattr(element, "text", element)
+
+
+def test_the_file_is_read_as_hydra_reads_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(
+        b"\xef\xbb\xbfmethod: grid\r\nparameters:\r\n  model.lr: {values: [1e-3, '1e-3']}\r\n"
+        b"  model: {parameters: {backbone: {parameters: {depth: {value: 2}}}}}\r\n"
+    )
+    assert expand(read_sweep(path), None, 0) == [
+        "model.lr=0.001 model.backbone.depth=2",
+        "\"model.lr='1e-3'\" model.backbone.depth=2",
+    ]
+    path.write_text("parameters:\n  a: {value: 1}\n  a: {value: 2}\n")
+    assert main(["sweep", "expand", str(path)]) == 2
+
+
+def test_distributions_are_drawn_the_same_every_time() -> None:
+    sweep = {"parameters": {"a": {"min": 0.0, "max": 1.0}, "b": {"min": 1, "max": 9}, "c": {"values": ["x"]}}}
+    with pytest.raises(ConfigError, match="a, b: not a list of values"):
+        expand(sweep, None, 0)
+    assert expand(sweep, 3, 1) == expand(sweep, 3, 1)
+    assert expand(sweep, 3, 1) != expand(sweep, 3, 2)
+
+
+def test_draws_keep_their_digits_steps_and_probabilities() -> None:
+    tiny = {"parameters": {"a": {"distribution": "log_uniform_values", "min": 1e-9, "max": 1e-8}}}
+    values = [float(line.partition("=")[2]) for line in expand(tiny, 50, 0)]
+    assert min(values) >= 1e-9
+    assert max(values) <= 1e-8
+    assert len(set(values)) == 50
+    stepped = {"parameters": {"a": {"distribution": "q_uniform", "min": 0.1, "max": 0.9, "q": 0.1}}}
+    assert set(expand(stepped, 200, 0)) == {f"a=0.{tenth}" for tenth in range(1, 10)}
+    weighted = {"method": "random", "parameters": {"m": {"values": ["a", "b"], "probabilities": [0.95, 0.05]}}}
+    assert 2 <= expand(weighted, 400, 0).count("m=b") <= 40
+    assert expand({**weighted, "run_cap": 7}, None, 0) == expand(weighted, 7, 0)
+
+
+def test_overrides_in_the_command_are_kept() -> None:
+    command = ["${env}", "-m", "fedpurin", "trainer.rounds=3", "logger=[csv,wandb]", "resume=auto", "hydra.run.dir=x"]
+    assert expand({"command": command, "parameters": {"seed": {"value": 1}}}, None, 0) == ["trainer.rounds=3 seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"a": {"distribution": "beta", "min": 0, "max": 1}}, "a: distribution beta is not known here"),
+        ({"a": {"values": []}}, "a: values=[] is not a list of at least one value"),
+        ({"a": {"values": "xy"}}, "a: values='xy' is not a list"),
+        ({"a": {"values": [1, 2], "probabilities": [1.0]}}, "a: probabilities=[1.0] are not one for each value"),
+        ({"a": {"valeus": [1]}}, "a: valeus is not known here"),
+        ({"a": {"value": "two\nlines"}}, "cannot hold a line break"),
+        ({"a b": {"value": 1}}, "'a b' is not the name of an option"),
+        ({"a": {"min": 3, "max": 1}}, "a: min=3, max=1 is not possible for int_uniform"),
+        ({"a": 3}, "a: needs values, value, or a distribution"),
+        ({"a": {"parameters": {"b": {"value": 1}}, "value": 2}}, "a: value beside parameters"),
+    ],
+)
+def test_what_lines_cannot_say_is_refused(sweep: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand({"parameters": sweep}, 1, 0)
+    assert message in str(caught.value)
+
+
+def test_what_would_change_the_runs_is_refused() -> None:
+    parameters = {"a": {"values": [1, 2]}}
+    with pytest.raises(ConfigError, match="early_terminate: lines of overrides cannot do this"):
+        expand({"parameters": parameters, "early_terminate": {"type": "hyperband"}}, None, 0)
+    with pytest.raises(ConfigError, match="method: bayes draws its runs; say how many"):
+        expand({"parameters": parameters, "method": "bayes"}, None, 0)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_run_of_the_sweeps_that_ship_composes(path: Path) -> None:
+    sweep = yaml.safe_load(path.read_text())
+    lines = expand(sweep, None if sweep["method"] == "grid" else 4, 0)
+    for line in (lines[0], lines[-1]):
+        config, _ = compose_config(["logger=[csv,wandb]", *line.split()])
+        assert config.logger.keys() == {"wandb"}
+    assert "${args_no_hyphens}" in sweep["command"]
