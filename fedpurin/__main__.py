@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fedpurin.cli.help import COMMANDS, help_text
+from fedpurin.cli.help import COMMANDS, check_command, help_text
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.lock import is_first_process
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(f"fedpurin {__version__}")
         else:
+            check_command(arguments)
             train(arguments)
     except ConfigError as error:
         return _complain(error, code=2)
@@ -45,18 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
+    from fedpurin.cli.sweep import before_sweep
     from fedpurin.run.compose import compose_config
+    from fedpurin.run.effects import remarks, say
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
         check_sweep_folder(arguments)
+        say(before_sweep(arguments))
         _run_hydra()
     else:
         config, run_dir = compose_config(arguments)
         check_folder(config, run_dir)  # before Hydra writes into it
         if is_first_process():
+            say(remarks(config, arguments))
             make_folder(run_dir)  # what Hydra would end with a traceback
             _run_hydra()
         else:  # another rank of this run: the folder is the first one's
@@ -78,7 +83,7 @@ def _run_hydra() -> None:
         mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         hydra_config = HydraConfig.get()
         try:
-            run(to_config(mapping), Path(hydra_config.runtime.output_dir))
+            run(to_config(mapping, hydra_config), Path(hydra_config.runtime.output_dir))
         except ConfigError as error:
             if hydra_config.mode == RunMode.MULTIRUN:
                 raise  # the sweep goes on with its other runs
@@ -119,6 +124,7 @@ COMMAND_MODULES = {
     "resume": "fedpurin.run.resume",
     "export": "fedpurin.run.export",
     "sweep": "fedpurin.cli.sweep",
+    "list": "fedpurin.cli.list",
     "sync": "fedpurin.cli.sync",
 }
 

@@ -8,8 +8,9 @@ their mappings pass through here untouched (`model`, `method`, `callbacks`, `log
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,12 @@ _FROZEN = ConfigDict(extra="forbid", strict=True)
 
 class ConfigError(ValueError):
     """A mistake in what the user asked for: one or two lines that name the option and what is possible."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the nearest known word, or nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -234,6 +241,8 @@ class Config:
     """auto: go on with the run folder if it holds a run of this configuration."""
     name: str = "run"
     tags: tuple[str, ...] = ()
+    choices: dict[str, str] = Field(default_factory=dict)
+    """What was chosen of each config group (method: fedpurin_recommended), as a record: it changes nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
+from collections.abc import Sequence
+
+from fedpurin.config import ConfigError, did_you_mean
 
 COMMANDS = {
     "report": "compare finished runs: tables, figures and one page to look at",
@@ -12,6 +16,7 @@ COMMANDS = {
     "resume": "continue a run from its newest checkpoint, with the same bits",
     "export": "write one client's personalised model (safetensors, Lightning)",
     "sweep": "what has become of a sweep's runs; a W&B sweep file as overrides",
+    "list": "a folder's runs: method, data, accuracy, bytes, state; sortable",
     "sync": "upload runs to W&B that were recorded offline or in part",
 }
 
@@ -21,6 +26,21 @@ EXAMPLES = """\
   fedpurin data=fashion_mnist model=resnet8 partition.alpha=0.1
   fedpurin experiment=paper_fashion_mnist trainer.rounds=3
   fedpurin -m method=local,fedavg,fedpurin seed=1,2,3"""
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Refuse a first word that is neither a command nor an override.
+
+    Raises:
+        ConfigError: names the commands.
+    """
+    word = arguments[0] if arguments else ""
+    if re.fullmatch(r"[A-Za-z][A-Za-z_-]*", word):
+        known = ", ".join(COMMANDS)
+        raise ConfigError(
+            f"{word}: there is no such command{did_you_mean(word, COMMANDS)}\n"
+            f"commands: {known}; an option is written option=value"
+        )
 
 
 def help_text() -> str:

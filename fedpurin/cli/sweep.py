@@ -152,6 +152,21 @@ def wanted_jobs(task: Sequence[str]) -> list[list[str]]:
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
+def before_sweep(arguments: Sequence[str]) -> list[str]:
+    """What is said before a sweep starts; nothing where this is none, or where Hydra will refuse it."""
+    from hydra.errors import HydraException
+
+    from fedpurin.run.effects import sweep_remarks
+
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    task = [item for item in arguments if not item.startswith(("-", "hydra.", "hydra/")) and "=" in item]
+    try:
+        return sweep_remarks(wanted_jobs(task))
+    except (HydraException, ConfigError):
+        return []
+
+
 def multirun_overrides(sweep_dir: Path) -> list[str]:
     """The task's overrides in multirun.yaml; none where there is no such file or it is cut off."""
     import yaml
@@ -301,7 +316,7 @@ def _holds_another(run_dir: Path) -> str:
         except OmegaConfBaseException:  # interpolates Hydra's own part
             continue
         now = OmegaConf.to_object(now) if OmegaConf.is_config(now) else now
-        if now != value and not is_free(option):
+        if (now or None) != (value or None) and not is_free(option):  # network=none is an empty file
             differing.append(f"{option}={value}, asked for {now}")
     return "; ".join(differing[:3])
 

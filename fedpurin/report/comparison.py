@@ -29,7 +29,7 @@ IGNORED = frozenset({
     "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.threads",
     "trainer.evaluate_every", "trainer.monitor",
 })  # fmt: skip
-IGNORED_GROUPS = ("callbacks.", "logger.", "checkpoint.", "launcher.")
+IGNORED_GROUPS = ("callbacks.", "logger.", "checkpoint.", "launcher.", "choices.")
 SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
 MAX_DRAWN = 10
 """Series that a figure of lines draws in colour; further ones are grey."""

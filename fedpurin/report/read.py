@@ -102,7 +102,9 @@ class Run:
 
     @cached_property
     def method(self) -> str:
-        """The method's choice in `configs/` where the run's name tells it, else its class."""
+        """The recorded choice of `configs/method`; in older runs what the run's name tells, else the class."""
+        if chosen := self.options.get("choices.method"):
+            return str(chosen).rpartition(".")[2]
         name, suffix = str(self.options.get("name", "")), f"-{self.data}"
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix)

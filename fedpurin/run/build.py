@@ -124,6 +124,7 @@ def _assemble(
         batch_size=config.trainer.batch_size,
         monitor=config.trainer.monitor,
     )
+    check_optimizers(module)
     own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
     clients = {
         id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own
@@ -192,6 +193,15 @@ def check_fit(module: LightningModule, pool: Any) -> None:
             ) from error
         finally:
             module.load_state_dict(state)
+
+
+def check_optimizers(module: LightningModule) -> None:
+    """Make the optimizer once and drop it, so that a value it refuses (a negative rate) is named before the start."""
+    try:
+        module.configure_optimizers()
+    except ValueError as error:
+        what = f"model: configure_optimizers of {type(module).__name__}"
+        raise ConfigError(f"{what}: {_one_line(error)}") from error
 
 
 def _check_hooks(module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedpurin.config import Config, ConfigError
+from fedpurin.config import Config, ConfigError, did_you_mean
+from fedpurin.run.resume import flatten
+
+RECORDED = ("data", "partition", "model", "program", "exchange", "network", "method", "experiment")
+"""Groups whose choice goes into config.yaml."""
 
 
 def config_groups() -> dict[str, list[str]]:
@@ -53,15 +58,31 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
         raise ConfigError(_explain(error, overrides)) from error
     finally:
         HydraConfig.instance().cfg = None
-    return to_config(mapping), run_dir
+    return to_config(mapping, composed.hydra), run_dir
 
 
-def to_config(mapping: dict[str, Any]) -> Config:
-    """The frozen configuration of a composed, resolved mapping; Hydra's part and names that it interpolates go."""
+def to_config(mapping: dict[str, Any], hydra: Any) -> Config:
+    """The frozen configuration of a composed, resolved mapping; Hydra's part and names that it interpolates go.
+
+    Of Hydra's part, the choices stay on record: names and classes alone do not tell which method was chosen.
+    """
     helpers = ("hydra", "experiment", "launcher", "horizon")
     options = {key: mapping[key] for key in mapping if key not in helpers}
+    options["choices"] = _choices(hydra)
     options["network"] = options.get("network") or None  # network=none is an empty file
     return Config.from_mapping(options)
+
+
+def _choices(hydra: Any) -> dict[str, str]:
+    """The chosen file of each group. A class that was put in its place (`method._target_=...`) is named instead."""
+    chosen = {str(group): str(choice) for group, choice in hydra.runtime.choices.items() if choice is not None}
+    choices = {group: choice for group, choice in chosen.items() if group in RECORDED}
+    for override in hydra.overrides.task:
+        option, _, value = str(override).partition("=")
+        group, _, rest = option.lstrip("+").partition(".")
+        if rest == "_target_" and group in choices:
+            choices[group] = value
+    return choices
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -70,16 +91,47 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"(?:Could not find|In '[^']*': Could not find) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         known = config_groups().get(group.split("/")[0], [])
-        return f"{group}={choice}: there is no such choice; {group} can be {', '.join(known)}"
+        meant = did_you_mean(choice, known)
+        return f"{group}={choice}: there is no such choice; {group} can be {', '.join(known)}{meant}"
     if match := re.search(r"Could not override '([^']+)'", text):
         option = match[1]
         if re.search(r"is not in struct|No match in the defaults list", text):
-            return f"{option}: there is no such option (`fedpurin --cfg job` lists all)"
+            return _no_such_option(option)
         return f"{option}: {' '.join(str(error.__cause__ or error).split())}"
     if "mismatched input" in text or "no viable alternative" in text or "LexerNoViableAlt" in text:
-        return f"{_first_bad(text, overrides)}: this is not an override; write option=value"
+        bad = _first_bad(text, overrides)
+        shown = bad if bad.isprintable() else repr(bad)
+        return f"{shown}: this is not an override; write option=value"
     return " ".join(str(error).split())[:300]
 
 
 def _first_bad(text: str, overrides: Sequence[str]) -> str:
     return next((override for override in overrides if override in text), " ".join(overrides))
+
+
+def _no_such_option(option: str) -> str:
+    """Where the option would be at home, or what was meant."""
+    homes = _homes()
+    group = option.partition(".")[0]
+    if owners := sorted(homes.get(option, ())):
+        return f"{option} belongs to {' or '.join(f'{group}={owner}' for owner in owners)}: choose it as well"
+    known = [*homes, *config_groups(), *(field.name for field in fields(Config))]
+    return f"{option}: there is no such option (`fedpurin --cfg job` lists all){did_you_mean(option, known)}"
+
+
+def _homes() -> dict[str, set[str]]:
+    """Every dotted option of the files in `configs/`, with the choices that bring it; none for config.yaml's own."""
+    root = resources.files("configs")
+    homes: dict[str, set[str]] = {}
+    main: Any = OmegaConf.to_container(OmegaConf.create((root / "config.yaml").read_text()))
+    for option in flatten({key: value for key, value in main.items() if key not in ("defaults", "hydra")}):
+        homes.setdefault(option, set())
+    for group, choices in config_groups().items():
+        for choice in choices if group not in ("experiment", "launcher") else ():
+            text = (root / group / f"{choice}.yaml").read_text()
+            loaded: Any = OmegaConf.to_container(OmegaConf.create(text))
+            is_global = text.startswith("# @package _global_")
+            for option in flatten((loaded or {}) if is_global else {group: loaded or {}}):
+                if option.startswith(f"{group}.") and "_target_" not in option:
+                    homes.setdefault(option, set()).add(choice)
+    return homes

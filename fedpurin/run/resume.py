@@ -26,6 +26,7 @@ FREE = (
     "trainer.rounds", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "exchange.bucket_mib",
     "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress",
     "callbacks.mask_statistics", "logger", "resume", "name", "tags",
+    "choices",
 )  # fmt: skip
 """Options that move, extend or describe a run without changing any of its bits; all others are its science.
 
@@ -162,7 +163,8 @@ def main(arguments: Sequence[str]) -> int:
         "  fedpurin resume runs/a trainer.rounds=300      extend a finished run\n"
         "  fedpurin resume runs/a trainer.devices=4       on another number of processes\n"
         "  fedpurin resume runs/a logger=wandb            tracked from here on, with the rounds before\n\n"
-        "Options that would change the science are refused by name; free are: " + " ".join(FREE),
+        "Options that would change the science are refused by name; free are: "
+        + " ".join(name for name in FREE if name != "choices"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")

@@ -136,8 +136,10 @@ def test_a_folder_that_holds_another_run_is_refused_and_not_run_again(
     record_sweep(tmp_path, "seed=7,8")
     for number, seed in enumerate((1, 8)):
         make_run(tmp_path / str(number), 3, status="finished")
-        (tmp_path / str(number) / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "name": "a"}))
-        record_start(tmp_path / str(number), f"seed={7 + number}", seed=7 + number, name="b")
+        (tmp_path / str(number) / "config.yaml").write_text(
+            yaml.safe_dump({"seed": seed, "name": "a", "network": None})
+        )
+        record_start(tmp_path / str(number), f"seed={7 + number}", seed=7 + number, name="b", network={})
     runs = find_runs(tmp_path)
     assert [(run.state, run.error) for run in runs] == [
         ("refused", "the folder holds another run: seed=1, asked for 7"), ("done", ""),

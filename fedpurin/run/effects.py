@@ -1,0 +1,153 @@
+"""Options that were asked for and change nothing, each as one line: with this method, program or partition.
+
+Owns: which option is read under which choices, and how many runs of a sweep would repeat others for that reason. Does
+not own: whether a value is possible (config.py). Only options that the user named are spoken of, never defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedpurin.config import Config
+
+MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
+"""The choices of `method` that exchange by masks: only they solve a program over scores."""
+VARIANTS = ("personalized", "sparse", "merged")
+METRICS = (
+    *(f"accuracy/{variant}{end}" for variant in VARIANTS for end in ("", "/worst", "/best")),
+    "loss/train", "bytes/up", "bytes/down", "mask/density", "program/gap", "program/seconds", "network/seconds",
+    "round/seconds", "clients/participating", "clients/diverged",
+)  # fmt: skip
+"""Entries of metrics.jsonl that a monitor is meant for."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The choices that decide which options are read; an empty method is one of the user's own, of which all are."""
+
+    method: str
+    program: str
+    partition: str
+    volume: str
+    scores: str
+    checkpoints: int
+
+    @classmethod
+    def of(cls, config: Config) -> Situation:
+        return cls(
+            method="" if "." in (chosen := config.choices.get("method", "")) else chosen,
+            program=config.program.name,
+            partition=config.partition.name,
+            volume=config.partition.volume.name,
+            scores=config.scores.source,
+            checkpoints=config.checkpoint.every,
+        )
+
+
+def why_without_effect(option: str, now: Situation) -> str:
+    """Why the option (or group) changes nothing; empty where it does."""
+    method, first = f"method={now.method}", option.partition(".")[0]
+    if now.method and first in ("program", "scores", "horizon") and now.method not in MASK_METHODS:
+        return f"{method} exchanges no masks, so it has no program and no scores"
+    if now.method == "local" and first in ("exchange", "network"):
+        return f"{method} sends nothing"
+    readers = {
+        "program.tau": (now.program, ("layerwise", "global"), "program"),
+        "program.density_floor": (now.program, ("global",), "program"),
+        "program.density_ceiling": (now.program, ("global",), "program"),
+        "program.budget": (now.program, ("budget",), "program"),
+        "program.gap_tolerance": (now.program, ("budget",), "program"),
+        "partition.alpha": (now.partition, ("dirichlet",), "partition"),
+        "partition.classes_per_client": (now.partition, ("pathological",), "partition"),
+        "partition.volume.sigma": (now.volume, ("lognormal",), "partition.volume.name"),
+        "partition.volume.exponent": (now.volume, ("powerlaw",), "partition.volume.name"),
+        "partition.volume.floor": (now.volume, ("lognormal", "powerlaw"), "partition.volume.name"),
+        "scores.gradient_dtype": (now.scores, ("gradient",), "scores.source"),
+    }
+    if option in readers:
+        chosen, reading, group = readers[option]
+        return "" if chosen in reading else f"{group}={chosen} does not read it ({' and '.join(reading)} do)"
+    if option in ("checkpoint.keep", "checkpoint.monitor", "checkpoint.asynchronous") and now.checkpoints == 0:
+        return "checkpoint.every=0 saves none"
+    return ""
+
+
+def remarks(config: Config, overrides: Iterable[str]) -> list[str]:
+    """A line for each override of a single run that changes nothing."""
+    now, lines = Situation.of(config), []
+    for option in map(option_of, overrides):
+        if why := why_without_effect(option, now):
+            lines.append(f"{option} has no effect: {why}")
+    monitor = config.checkpoint.monitor
+    if config.checkpoint.every and monitor is not None and monitor not in METRICS:
+        near = difflib.get_close_matches(monitor, METRICS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(METRICS[:4])} and others"
+        lines.append(
+            f"checkpoint.monitor={monitor} is no entry of metrics.jsonl that fedpurin writes: unless a callback adds "
+            f"it, no best checkpoint is kept{meant}"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def sweep_remarks(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What has to be said of a sweep before it starts: options without effect, and how many runs only repeat others.
+
+    Raises:
+        ConfigError: a run of the sweep does not compose.
+    """
+    swept = {option for option in map(option_of, _all(jobs)) if len({_value(job, option) for job in jobs}) > 1}
+    situations: dict[tuple[str, ...], Situation] = {}
+    without: dict[tuple[str, str], int] = {}
+    distinct = set()
+    for job in jobs:
+        now = _situation(job, situations)
+        reasons = {option_of(item): why_without_effect(option_of(item), now) for item in job}
+        for option, why in reasons.items():
+            if why:
+                without[option, why] = without.get((option, why), 0) + 1
+        distinct.add(frozenset(item for item in job if not reasons[option_of(item)]))
+    lines = [
+        f"{option} has no effect in {count} of {len(jobs)} runs: {why}" + (" (and is swept)" if option in swept else "")
+        for (option, why), count in without.items()
+    ]
+    if repeats := len(jobs) - len(distinct):
+        lines.append(f"{repeats} of {len(jobs)} runs would repeat others")
+    return lines
+
+
+def option_of(override: str) -> str:
+    """The option that an override sets, without Hydra's signs."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _situation(job: Sequence[str], known: dict[tuple[str, ...], Situation]) -> Situation:
+    """Composed once for all runs that make the same choices."""
+    from fedpurin.run.compose import compose_config
+
+    deciding = ("partition.volume.name", "scores.source", "checkpoint.every", "program.name", "partition.name")
+    choices = tuple(
+        item
+        for item in job
+        if ("." not in option_of(item) and option_of(item) != "seed") or option_of(item) in deciding
+        or option_of(item).startswith(("model._target_", "method._target_"))
+    )  # fmt: skip
+    if choices not in known:
+        known[choices] = Situation.of(compose_config(choices)[0])
+    return known[choices]
+
+
+def _value(job: Sequence[str], option: str) -> str | None:
+    return next((item for item in job if option_of(item) == option), None)
+
+
+def _all(jobs: Sequence[Sequence[str]]) -> list[str]:
+    return [item for job in jobs for item in job]
+
+
+def say(lines: Iterable[str]) -> None:
+    """Each on standard error, where it does not mix with results."""
+    for line in lines:
+        print(f"fedpurin: {line}", file=sys.stderr)

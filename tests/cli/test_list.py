@@ -1,0 +1,44 @@
+"""`fedpurin list`: one row a run, sorted, from the small files of each folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedpurin.__main__ import main
+
+
+def make_run(folder: Path, accuracy: float | None, **options: object) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps({"data": {"name": "digits"}, **options}))
+    (folder / "metrics.jsonl").write_text('{"round": 0}\n{"round": 1}\n')
+    done = {"status": "finished", "accuracy/personalized": accuracy, "best/accuracy/personalized": accuracy}
+    traffic = {"total/bytes/up": 1_000_000, "total/bytes/down": 234_000}
+    (folder / "summary.json").write_text(json.dumps({**done, **traffic} if accuracy else {"status": "running"}))
+
+
+def test_runs_are_listed_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", 0.5, seed=1, choices={"method": "fedpurin_recommended"})
+    make_run(tmp_path / "sweep" / "b", 0.75, seed=2, method={"_target_": "fedpurin.methods.FedAvg"})
+    make_run(tmp_path / "c", None, seed=3)
+    assert main(["list", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["accuracy", "best", "bytes", "rounds", "state", "method", "data", "seed", "run"],
+        ["0.7500", "0.7500", "1.23", "MB", "2", "done", "fedavg", "digits", "2", f"{tmp_path}/sweep/b"],
+        ["0.5000", "0.5000", "1.23", "MB", "2", "done", "fedpurin_recommended", "digits", "1", f"{tmp_path}/a"],
+        ["–", "–", "–", "2", "stopped", "–", "digits", "3", f"{tmp_path}/c"],
+    ]
+    assert len({line.index("digits") for line in lines[1:]}) == 1
+    assert main(["list", str(tmp_path), "--sort", "seed", "--csv"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[1] == f"0.5,0.5,1234000,2,done,fedpurin_recommended,digits,1,{tmp_path}/a"
+    assert [row.rpartition("/")[2] for row in rows[1:]] == ["a", "b", "c"]
+
+
+def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", str(tmp_path)]) == 2
+    assert "no run in or below" in capsys.readouterr().err
+    assert main(["list", str(tmp_path / "no")]) == 2
