@@ -1,7 +1,7 @@
 """Every random number of a run comes from here: one generator per (seed, purpose, round, client).
 
 A stream is named, not drawn in turn, so what one client draws does not depend on which other clients ran,
-on which process they ran, or on what was drawn before (DESIGN.md, decision 3).
+on which process they ran, or on what was drawn before (docs/design.md, decision 3).
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fedpurin select",
-        description="Solve one critical-parameter program (METHOD.md, step 3) and print its certificate.",
+        description="Solve one critical-parameter program (docs/method.md, step 3) and print its certificate.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,7 +2,7 @@
 
 Owns: the order (other collaborators in ascending id, then the client's own value, then the division; all in
 float32), and the choice between the CPU kernels (`sums_cpu.py`) and torch operations (`sums_torch.py`), which give
-the same bits. Does not own: who is summed (`aggregation.py`), what is sent (`sparse.py`).
+the same bits. Does not own: who is summed (`methods/overlap.py`), what is sent (`sparse.py`).
 
 Clients are rows here: row r of `sent` says which positions of the bucket client r sent, packed.
 """

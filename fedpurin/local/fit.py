@@ -1,6 +1,6 @@
 """`LocalFit`: one local fit of one client, as data. A method returns it; an executor carries it out.
 
-Owns: what can be said of a fit. Does not own: the steps (`serial.py`, `cohort.py`), the loss (lightning_modules/).
+Owns: what can be said of a fit. Does not own: the steps (`trainer.py`), the loss (lightning_modules/).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FedPURIN (arXiv 2510.16065; METHOD.md is the specification): exchange critical parameters, with whom they overlap.
+"""FedPURIN (arXiv 2510.16065; docs/method.md is the specification): critical parameters, from those whose masks overlap.
 
 Shares every trainable parameter but those of normalisation layers; sends a mask and the critical values.
 The mask m_i is the optimum of the critical-parameter program over perturbation scores (METHOD steps 2 and 3); the
@@ -30,7 +30,7 @@ MAX_CONTRIBUTORS = 2**15 - 1
 
 @dataclass(kw_only=True, config=OPTIONS)
 class FedPURIN(Method):
-    """Sparse exchange. Every switch of METHOD.md; the defaults are the published rule."""
+    """Sparse exchange. Every switch of docs/method.md; the defaults are the published rule."""
 
     needs_masks: ClassVar[bool] = True
 

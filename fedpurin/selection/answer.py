@@ -1,7 +1,7 @@
 """What a program answers, before it becomes a mask: counts, what they are worth, and what bounds them.
 
 Owns the rule by which a gap is called zero. Does not own the bounds: those are the programs' (`cardinality.py`,
-`budget.py`).
+`budget/program.py`).
 """
 
 from __future__ import annotations

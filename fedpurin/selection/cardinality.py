@@ -1,4 +1,4 @@
-"""The programs `layerwise` and `global`: counts are limited, bytes are not. METHOD.md, step 3 and "Programs".
+"""The programs `layerwise` and `global`: counts are limited, bytes are not. docs/method.md, step 3 and "Programs".
 
 Owns the counts they allow and how they are solved. Does not own their prices (`prices.py`) or their statement
 (`programs.py`).

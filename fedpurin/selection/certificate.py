@@ -1,7 +1,7 @@
 """What a solve hands back: the mask, and the proof of how good it is.
 
 Owns the two records `Certificate` and `Selection`. Computes nothing: the numbers come from the dual prices
-(`prices.py`, `budget.py`) and from the solver (`solver.py`).
+(`prices.py`, `budget/program.py`) and from the solver (`solver.py`).
 """
 
 from __future__ import annotations

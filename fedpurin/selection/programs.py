@@ -1,8 +1,8 @@
-"""The critical-parameter programs of METHOD.md as CVXPY states them. Read it next to METHOD.md, "Programs".
+"""The critical-parameter programs as CVXPY states them. Read it next to docs/method.md, "Programs".
 
 Each program is stated once, over *items* of tensors. An item is a score c_j that occurs u_j times; the solver picks
 how many of them, x_j. With one item a parameter (u_j = 1, and 0 where the score is null) this is the program as
-METHOD.md prints it: `reduce: false` solves it so. The reductions (`passes.py`) leave far fewer items, each standing
+that page prints it: `reduce: false` solves it so. The reductions (`passes.py`) leave far fewer items, each standing
 for many equal scores or for a piece of a value curve, and solve the very same statement.
 
 What changes between two solves of a core is a `cp.Parameter`, and enters so that CVXPY compiles each shape once (its
@@ -104,7 +104,7 @@ def state_budget(
         Σ_e (fixed_e y_e + per_value_e k_e) + unused = capacity,   unused ≥ 0
         y_e ∈ {0, 1},   k_e, x_j integer and not negative
 
-    The bytes of an encoding are a fixed charge and a price a value (`exchange/costs.py`): METHOD.md's knapsack.
+    The bytes of an encoding are a fixed charge and a price a value (`exchange/wire/costs.py`): a knapsack.
 
     The full program has one pool a tensor, shared by its encodings, one item a parameter, base = 0 and price = 0.
     The reduced one gives each encoding a pool of its own: an item then exists once for every encoding under which it is

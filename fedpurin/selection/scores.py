@@ -1,4 +1,4 @@
-"""Perturbation scores: METHOD.md step 2 on the flat vector.
+"""Perturbation scores: docs/method.md step 2 on the flat vector.
 
 Owns the formula, its rounding and the null cutoff. Does not own which direction is passed in (the last
 gradient, or w − w⁰: the caller's) nor what is selected (`selector.py`).

@@ -1,7 +1,7 @@
 """`Selector`: scores in, certified mask out. Reduce, solve, lift.
 
 Owns the order of the steps and what is checked before training starts. Does not own the programs
-(`cardinality.py`, `budget.py`) nor the passes over the scores (`scan.py`).
+(`cardinality.py`, `budget/program.py`) nor the passes over the scores (`scan.py`).
 """
 
 from __future__ import annotations

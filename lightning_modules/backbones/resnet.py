@@ -1,4 +1,4 @@
-"""Residual networks: torchvision's ResNet-18 and ResNet-50, and METHOD.md's ResNet-8 and ResNet-10.
+"""Residual networks: torchvision's ResNet-18 and ResNet-50, and docs/method.md's ResNet-8 and ResNet-10.
 
 All have the ImageNet stem (7×7 convolution, stride 2, and max-pool) and Kaiming-normal (fan-out) convolutions
 (He et al. 2015, arXiv 1512.03385), whatever the size of the images.

@@ -1,4 +1,4 @@
-"""METHOD.md, loop by loop: the slow, obvious twin of everything that the engine does to clients.
+"""docs/method.md, loop by loop: the slow, obvious twin of everything that the engine does to clients.
 
 Models are dicts of tensors, masks are dicts of lists of booleans, and nothing is vectorised over parameters or
 clients. Shares no code with the package.

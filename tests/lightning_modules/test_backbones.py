@@ -1,4 +1,4 @@
-"""Parameter counts as METHOD.md states them, output shapes, and initial weights."""
+"""Parameter counts as docs/method.md states them, output shapes, and initial weights."""
 
 from __future__ import annotations
 

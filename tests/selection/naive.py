@@ -1,4 +1,4 @@
-"""Naive twins of METHOD.md for the selection: loops, enumeration and one plain sort, nothing shared with the code."""
+"""Naive twins of docs/method.md for the selection: loops, enumeration and one plain sort, nothing shared with the code."""
 
 from __future__ import annotations
 

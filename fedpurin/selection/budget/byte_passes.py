@@ -98,7 +98,7 @@ class AggregateCurve(Reduction):
     """Replace the open scores of each choice by pieces of the value curve, which lie nowhere below it.
 
     With at most `max_exact` distinct open scores the pieces are these, and nothing is lost. Otherwise the optimum of
-    what remains is an upper bound; `budget.py` solves again with pieces that are finer around the last solution.
+    what remains is an upper bound; `budget/program.py` solves again with pieces that are finer around the last solution.
     """
 
     max_intervals: int

@@ -9,7 +9,7 @@ and the bytes that its maximiser uses fall as λ rises, so the best λ is found 
 the best mask comes from the encodings' fixed charges, and is what the solver has to settle.
 
 Owns this arithmetic, vectorised over all tensors and encodings. Does not own the masks that reach the bound
-(`incumbent.py`) or what to do with the gap (`budget.py`).
+(`incumbent.py`) or what to do with the gap (`budget/program.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a reduced instance of `budget` to CVXPY's parameters, and from the solver's values back to a plan.
 
 Owns the shapes that the statement is compiled for, its units and the rounding. Does not own the statement
-(`programs.py`) or the search around it (`budget.py`).
+(`programs.py`) or the search around it (`budget/program.py`).
 
 The solver sees reduced costs: every score less what its bytes cost at the dual price, every choice's loss against
 the tensor's best. All of them are of the size of the duality gap, which the scale makes 10³, so that the solver's

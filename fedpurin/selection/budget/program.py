@@ -1,4 +1,4 @@
-"""The program `budget`: an exact cap on the bytes of an upload. METHOD.md, "Programs".
+"""The program `budget`: an exact cap on the bytes of an upload. docs/method.md, "Programs".
 
 Owns the search: price a byte, find a good start, close what the price rules out, let the solver settle the rest,
 and look closer where its answer lies, until the certified gap is small enough. The upper bound is the smaller of the

@@ -5,7 +5,7 @@ below it; `invert` turns a plan of the smaller instance into one of the larger. 
 answer stays the same and the solver has more to do.
 
 Here are the passes that all programs share. What fixes parameters by price is the programs' own: `cardinality.py`
-and `budget.py`.
+and `budget/program.py`.
 """
 
 from __future__ import annotations
