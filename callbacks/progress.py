@@ -7,7 +7,7 @@ On a terminal: one live line, made to fit 80 columns, with clients trained, accu
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -40,9 +40,11 @@ class Progress(lightning.Callback):
             self.console.quiet = True
             return
         config, space = federation.config, federation.trainer.space
+        kept = [segment.name for segment in space.layout if segment not in space.shared.segments]
+        roles = f"head: {space.head or 'none'}" + (f"; stays with the client: {_named(kept)}" if kept else "")
         self.console.print(
             f"{config.name}: {config.partition.num_clients} clients on {config.data.name}, "
-            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds",
+            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds; {roles}",
             soft_wrap=not self.console.is_terminal,  # a log keeps one line
         )
         self._first, self._start = federation.first_round, time.monotonic()
@@ -97,6 +99,10 @@ class Progress(lightning.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _named(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

@@ -127,14 +127,34 @@ class Roles:
     """How a module's tensors get their roles.
 
     A norm is decided by module type; `norm` adds modules by dotted path, for home-made ones. `head` is a dotted
-    module path; None takes the last `nn.Linear` of the module. A path that matches nothing raises.
+    module path; None takes the last `nn.Linear` of the module, which a method that depends on the head refuses where
+    it is likely another layer. A path that matches nothing raises.
     """
 
     head: str | None = None
     norm: tuple[str, ...] = ()
 
     def head_path(self, module: nn.Module) -> str | None:
-        """Where the module's head is; None where it has none."""
+        """Where the module's head is, for whoever depends on it; None where it has none.
+
+        Raises:
+            ValueError: the last `nn.Linear` is likely not the head, because layers with parameters follow it or its
+                weight is another layer's too; or a given path that cannot be the head.
+        """
+        path = self.found_head(module)
+        if path is not None:
+            modules = dict(module.named_modules())
+            why = "" if self.head else _what_follows(modules, path)
+            if why := why or _tied(module, path):
+                found = "roles.head" if self.head else "the last Linear"
+                raise ValueError(
+                    f"{found} is {path!r}, but {why}: set roles.head to the module that clients keep as their head "
+                    f"(there are {_some(modules)})"
+                )
+        return path
+
+    def found_head(self, module: nn.Module) -> str | None:
+        """The given head, or the last `nn.Linear`; None where there is neither."""
         modules = dict(module.named_modules())
         for path in (*self.norm, *([self.head] if self.head else [])):
             if path not in modules or not any(True for _ in modules[path].parameters()):
@@ -155,6 +175,11 @@ class ParameterSpace:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
         shared = [segment for segment in described if shares(segment)]
         private = [segment for segment in described if not shares(segment)]
+        roles = roles or Roles()
+        self.head = roles.found_head(module)
+        """Dotted path of the head; None where the module has none."""
+        if any(shares(replace(segment, is_head=not segment.is_head)) != shares(segment) for segment in described):
+            roles.head_path(module)  # this method depends on it: refuse a guess that is likely wrong
         self.layout = Layout.from_segments(shared + private)
         self.shared = Layout(self.layout.segments[: len(shared)])
 
@@ -191,7 +216,7 @@ class ParameterSpace:
 def describe_parameters(module: nn.Module, roles: Roles) -> Iterator[Segment]:
     """Yield a segment with its roles, not yet placed, for each trainable parameter in module order."""
     modules = dict(module.named_modules())
-    head = roles.head_path(module)
+    head = roles.found_head(module)
     norms = {name for name, child in modules.items() if isinstance(child, NORM_TYPES)} | set(roles.norm)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -219,6 +244,24 @@ def _ancestors(parameter_name: str) -> set[str]:
 def _last_linear(modules: dict[str, nn.Module]) -> str | None:
     linear = [name for name, child in modules.items() if isinstance(child, nn.Linear)]
     return linear[-1] if linear else None
+
+
+def _what_follows(modules: dict[str, nn.Module], head: str) -> str:
+    """Which layer with parameters of its own stands after the head in the module's order; empty where none does."""
+    names = list(modules)
+    for name in names[names.index(head) + 1 :]:
+        if any(True for _ in modules[name].parameters(recurse=False)) and not name.startswith(f"{head}."):
+            return f"{name!r} ({type(modules[name]).__name__}) follows it"
+    return ""
+
+
+def _tied(module: nn.Module, head: str) -> str:
+    """Which parameter outside the head is one of the head's; empty where none is."""
+    own = {id(parameter) for parameter in module.get_submodule(head).parameters()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not name.startswith(f"{head}."):
+            return f"its weight is {name!r} as well"
+    return ""
 
 
 def _some(modules: dict[str, nn.Module], limit: int = 8) -> str:

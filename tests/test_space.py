@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -123,3 +125,37 @@ def test_bind_asks_for_float32() -> None:
 def test_a_module_without_parameters_raises() -> None:
     with pytest.raises(ValueError, match="no trainable parameter"):
         ParameterSpace(nn.ReLU(), lambda s: True)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 5)
+        self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(8, 16), nn.Unflatten(1, (16, 1)), nn.Conv1d(16, 3, 1)),
+            "the last Linear is '0', but '2' (Conv1d) follows it: set roles.head",
+        ),
+        (nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16)), "the last Linear is '0', but '1' (LayerNorm) follows it"),
+        (Tied(), "the last Linear is 'head', but its weight is 'embedding.weight' as well"),
+    ],
+)
+def test_a_head_that_is_likely_another_layer_is_refused_where_it_matters(module: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ParameterSpace(module, lambda segment: not segment.is_head)
+    assert ParameterSpace(module, lambda segment: True).shared.size > 0  # a method that does not ask takes it
+
+
+def test_a_head_that_is_given_is_taken() -> None:
+    module = nn.Sequential(nn.Linear(8, 16), nn.Unflatten(1, (16, 1)), nn.Conv1d(16, 3, 1))
+    space = ParameterSpace(module, lambda segment: not segment.is_head, Roles(head="2"))
+    assert [segment.name for segment in space.layout if segment.is_head] == ["2.weight", "2.bias"]
+    assert space.head == "2"
+    with pytest.raises(ValueError, match=r"roles.head is 'head', but its weight is 'embedding.weight' as well"):
+        ParameterSpace(Tied(), lambda segment: not segment.is_head, Roles(head="head"))
