@@ -1,7 +1,7 @@
 """FedCAC (Wu et al., ICCV 2023; arXiv 2309.11103): critical parameters from those whose critical parameters overlap.
 
-Shares every trainable parameter but those of normalisation layers; sends all of it, dense, and the mask. The mask is
-the top ⌊τ n_l⌋ of each tensor by c_q = |w_q − w⁰_q|·|w_q| (configs/method/fedcac.yaml sets `scores` accordingly).
+Shares every trainable parameter (`share_norm: false`: all but normalisation layers'); sends all of it, dense, and
+the mask: the top ⌊τ n_l⌋ of each tensor by c_q = |w_q − w⁰_q|·|w_q| (configs/method/fedcac.yaml sets `scores`).
 With the collaborators C_i of METHOD step 5 (FedCAC's own rule, which FedPURIN took over), and all participants j:
     w_i ← m_i ⊙ (1/|C_i|) Σ_{j∈C_i} w_j + (1 − m_i) ⊙ Σ_j (s_j / Σ_k s_k) w_j
 """
@@ -28,7 +28,8 @@ class FedCAC(Method):
 
     beta: Annotated[int, Field(ge=1)] = 100
     """Collaboration horizon, rounds; the paper takes 170 on CIFAR-100."""
-    share_norm: bool = False
+    share_norm: bool = True
+    """True as published: FedCAC masks and shares normalisation layers too."""
 
     def shares(self, segment: Segment) -> bool:
         return self.share_norm or not segment.is_norm

@@ -66,7 +66,7 @@ def to_config(mapping: dict[str, Any], hydra: Any) -> Config:
 
     Of Hydra's part, the choices stay on record: names and classes alone do not tell which method was chosen.
     """
-    helpers = ("hydra", "experiment", "launcher", "horizon")
+    helpers = ("hydra", "experiment", "launcher", "horizon", "comparison")
     options = {key: mapping[key] for key in mapping if key not in helpers}
     options["choices"] = _choices(hydra)
     options["network"] = options.get("network") or None  # network=none is an empty file

@@ -205,9 +205,9 @@ def fedcac(peers: list[Peer], round: int, beta: int = 3, tau: float = 0.5) -> No
     for peer in peers:
         before = parameters(peer.net)
         fit(peer, round)
-        after = {name: p for name, p in parameters(peer.net).items() if not is_norm(name)}
+        after = parameters(peer.net)
         update = {name: p - before[name] for name, p in after.items()}
-        masks[peer.id] = paper.layerwise(paper.scores(after, update, order="first", source="update", cutoff=0.0), tau)
+        masks[peer.id] = paper.layerwise(paper.scores(after, update, order="first", source="update", cutoff=1e-20), tau)
         weights[peer.id] = after
     groups = paper.collaborators(masks, round, beta, "published")
     average = mean([peer.net for peer in peers], samples(peers))
@@ -219,7 +219,7 @@ def fedcac(peers: list[Peer], round: int, beta: int = 3, tau: float = 0.5) -> No
             for j in sorted(groups[peer.id] - {peer.id}):
                 others = others + weights[j][name]
             merged[name] = torch.where(critical, (others + own) / len(groups[peer.id]), average[name])
-        assign(peer.net, merged, lambda name: not is_norm(name))
+        assign(peer.net, merged)
 
 
 def distance(net: nn.Module, reference: Named) -> Tensor:
