@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -89,7 +89,9 @@ class Progress(lightning.Callback):
     def on_run_end(self, federation: Federation) -> None:
         self._stop()
         if federation.processes.rank == 0:
-            self.console.print(summary_table(summarise_run(federation)))
+            space = federation.trainer.space
+            sizes = {"num_parameters": space.layout.size, "num_shared": space.shared.size}
+            self.console.print(summary_tables(sizes | summarise_run(federation)))
             self.console.print(f"run folder: {federation.run_dir}", soft_wrap=True)
 
     def on_run_failed(self) -> None:
@@ -105,31 +107,74 @@ def _named(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """A run's final figures: accuracies, traffic against dense exchange, mask and solver."""
-    table = Table(title=f"after {summary['rounds']} rounds", title_justify="left", min_width=60)
-    for column in ("", "mean", "worst client", "best client"):
-        table.add_column(column, justify="left" if not column else "right")
+EXPLAINED = {
+    "personalized": "each client's own model after local training, on its own test samples",
+    "sparse": "that model with its critical parameters only, the others set to zero",
+    "merged": "the model that a client starts the next round from, before it trains",
+}
+"""What the accuracies are of."""
+
+
+def summary_tables(summary: Mapping[str, Any]) -> Group:
+    """A run's final figures: accuracies over clients, then totals of traffic, network, mask and solver.
+
+    `summary` is what `summary.json` holds. The reduction is against sending the whole model dense both ways, for every
+    method alike; what the method itself would send dense stands beside it.
+    """
+    parts: list[RenderableType] = [_accuracy_table(summary)]
+    parts += [
+        f"{variant}: {what}" for variant, what in EXPLAINED.items() if summary.get(f"accuracy/{variant}") is not None
+    ]
+    parts += ["", _traffic_table(summary), *_further_lines(summary)]
+    return Group(*parts)
+
+
+def _accuracy_table(summary: Mapping[str, Any]) -> Table:
+    table = Table(title=f"after round {summary['rounds']}", title_justify="left")
+    for column in ("accuracy", "mean over clients", "worst client", "best client"):
+        table.add_column(column, justify="left" if column == "accuracy" else "right", no_wrap=True)
     for variant in VARIANTS:
         name = f"accuracy/{variant}"
         values = [summary.get(key) for key in (name, f"{name}/worst", f"{name}/best")]
-        table.add_row(f"accuracy {variant}", *("–" if value is None else f"{value:.4f}" for value in values))
-    table.add_section()
-    traffic = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
-    traffic["together"] = (sum(sent for sent, _ in traffic.values()), sum(dense for _, dense in traffic.values()))
-    for way, (sent, dense) in traffic.items():
-        saved = f"{1 - sent / dense:.1%} below dense" if dense else "–"
-        table.add_row(f"bytes {way}", format_bytes(sent), f"dense {format_bytes(dense)}", saved)
+        if values[0] is not None:
+            table.add_row(variant, *("–" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def _traffic_table(summary: Mapping[str, Any]) -> Table:
+    rounds = summary["rounds"]
+    table = Table(title=f"all clients, {rounds} round{'s' if rounds != 1 else ''}", title_justify="left")
+    for column in ("bytes", "sent", "whole model dense", "against it", "shared part dense"):
+        table.add_column(column, justify="left" if column == "bytes" else "right", no_wrap=True)
+    share = summary["num_parameters"] / summary["num_shared"] if summary["num_shared"] else 0.0
+    rows = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
+    rows["together"] = (sum(sent for sent, _ in rows.values()), sum(dense for _, dense in rows.values()))
+    for way, (sent, dense) in rows.items():
+        whole = dense * share
+        table.add_row(way, format_bytes(sent), format_bytes(whole), _against(sent, whole), format_bytes(dense))
+    return table
+
+
+def _against(sent: float, dense: float) -> str:
+    if not dense:
+        return "–"
+    change = round(100 * (sent / dense - 1), 1)
+    return "the same" if change == 0 else f"{abs(change):.1f} % {'less' if change < 0 else 'more'}"
+
+
+def _further_lines(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
     if "total/network/seconds" in summary:
         reached = summary.get("network/seconds_to_target")
-        target = "" if reached is None else f"{reached:.1f} s to target"
-        table.add_row("simulated network", f"{summary['total/network/seconds']:.1f} s", target, "")
+        target = "" if reached is None else f", target accuracy after {reached:.1f} s"
+        lines.append(f"simulated network: {summary['total/network/seconds']:.1f} s{target}")
     if "worst/program/gap" in summary:
-        table.add_section()
-        table.add_row("mask density", f"{summary['mask/density']:.3f}", "", "")
         seconds = summary["total/program/seconds"]
-        table.add_row("program solved in", f"{seconds:.1f} s", "worst gap", f"{summary['worst/program/gap']:.1e}")
-    return table
+        lines.append(
+            f"masks: density {summary['mask/density']:.3f} in the last round; programs solved in {seconds:.1f} s, "
+            f"worst gap {summary['worst/program/gap']:.1e}"
+        )
+    return lines
 
 
 def format_bytes(count: float) -> str:

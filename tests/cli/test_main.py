@@ -50,7 +50,7 @@ def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for name in ("config.yaml", "environment.json", "fedpurin.log"):
         assert (run / name).stat().st_size > 0
     out = capsys.readouterr().out
-    assert "accuracy personalized" in out
+    assert "mean over clients" in out
     assert str(run) in out.replace("\n", "")
 
 
