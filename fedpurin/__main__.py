@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurin.cli.help import COMMANDS, check_command, help_text
+from fedpurin.cli.packages import hidden_companions
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.lock import is_first_process
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 the run failed, 2 a mistake in what was asked for)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = arguments  # Hydra and Fabric's launcher read them there
+    if (hidden := hidden_companions()) is not None:
+        print(f"fedpurin: {hidden}", file=sys.stderr)
     try:
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0])(arguments[1:])
