@@ -43,10 +43,14 @@ class DataConfig:
     """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
     channels: Literal[1, 3] | None = None
     """Colour channels; None keeps the data set's own."""
+    normalise: Literal["standardise", "unit", "none"] = "standardise"
+    """uint8 images: by each channel's mean and deviation over the training pool, to [0, 1], or pixel values as they are."""
     flip: bool = False
     """Mirror training images left to right with probability one half."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn training images by an angle drawn within ± so many degrees, nearest pixel; 0 turns it off."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
-    """Pixels of zero padding before a random crop back to size; 0 turns it off."""
+    """Pixels of padding (zeros, after normalisation) before a random crop back to size; 0 turns it off."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

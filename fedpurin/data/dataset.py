@@ -50,10 +50,12 @@ def labelled_data(
     test: tuple[Tensor, Tensor],
     class_names: Sequence[str],
     *,
+    normalise: str = "standardise",
     flip: bool = False,
+    rotation: float = 0.0,
     crop_padding: int = 0,
 ) -> LabelledData:
-    """Put (inputs [n, ...], labels [n]) of both splits together; uint8 images get the training pool's mean and std.
+    """Put (inputs [n, ...], labels [n]) of both splits together; uint8 images are scaled as `normalise` says.
 
     Raises:
         ConfigError: an empty split, labels outside 0 … len(class_names) − 1, or samples of different shapes.
@@ -74,13 +76,22 @@ def labelled_data(
             f"data={name}: training samples are {list(train[0].shape[1:])} {train[0].dtype}, test samples "
             f"{list(test[0].shape[1:])} {test[0].dtype}; they must agree"
         )
-    mean, std = channel_statistics(train[0]) if train[0].dtype == torch.uint8 else (None, None)
+    mean, std = _scaling(train[0], normalise) if train[0].dtype == torch.uint8 else (None, None)
     try:
-        pool = Pool(*train, mean=mean, std=std, flip=flip, crop_padding=crop_padding)
+        pool = Pool(*train, mean=mean, std=std, flip=flip, rotation=rotation, crop_padding=crop_padding)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    plain = replace(pool, inputs=test[0], labels=test[1], flip=False, crop_padding=0)
+    plain = replace(pool, inputs=test[0], labels=test[1], flip=False, rotation=0.0, crop_padding=0)
     return LabelledData(name, pool, plain, tuple(class_names))
+
+
+def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:
+    """What is subtracted from each channel's pixel values and what they are divided by, [C] each."""
+    if normalise == "standardise":
+        return channel_statistics(images)
+    if normalise == "unit":
+        return torch.zeros(images.shape[1]), torch.full((images.shape[1],), 255.0)
+    return None, None
 
 
 def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float32[Tensor, " c"], Float32[Tensor, " c"]]:

@@ -1,7 +1,7 @@
 """One split's samples as tensors on a device, and batches cut out of them by index.
 
 Owns: what happens to a sample between storage and the model: the gather by index, conversion to float, the
-per-channel normalisation, random flips and crops. Does not own: reading files (sources.py), who holds which
+per-channel normalisation, and the call of augment.py. Does not own: reading files (sources.py), who holds which
 sample (partitions.py), the draw of seeds (the caller passes a generator from seeding.py).
 
 All clients of a process share one pool; a client is an index vector. An epoch is gathered a few batches at a
@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedpurin.data import augment
 
 GATHER_BYTES = 32 * 2**20
 """Float bytes gathered at a time, whole batches and at least one of them: bounds the memory of an epoch."""
@@ -40,12 +42,14 @@ class Pool:
     mean: Tensor | None = None
     std: Tensor | None = None
     flip: bool = False
+    rotation: float = 0.0
     crop_padding: int = 0
 
     def __post_init__(self) -> None:
-        if (self.flip or self.crop_padding) and self.inputs.dim() != 4:
+        if (self.flip or self.rotation or self.crop_padding) and self.inputs.dim() != 4:
             raise ValueError(
-                f"data.flip and data.crop_padding need images [C, H, W]; samples are {list(self.sample_shape)}"
+                f"data.flip, data.rotation and data.crop_padding need images [C, H, W]; samples are "
+                f"{list(self.sample_shape)}"
             )
 
     @property
@@ -78,55 +82,28 @@ class Pool:
     ) -> Iterator[tuple[Tensor, Int64[Tensor, " batch"]]]:
         """One epoch over the samples `indices` as (x [batch, ...] float32, y [batch]) on the pool's device.
 
-        With a CPU `generator` this is a training epoch: shuffled, flipped and cropped. Without one it is an
+        With a CPU `generator` this is a training epoch: shuffled and augmented. Without one it is an
         evaluation: in the order of `indices`, as stored. The last batch holds what is left. Batches are views of
         a shared buffer: read them, do not write into them.
         """
         order = _upload(torch.as_tensor(indices, dtype=torch.int64), self.device)
-        augment = None
+        draws = None
         if generator is not None:
             order = order.index_select(0, _upload(torch.randperm(len(order), generator=generator), self.device))
-            augment = self._draw(len(order), generator)
+            draws = augment.draw(len(order), self.flip, self.rotation, self.crop_padding, generator)
         sample_bytes = 4 * max(1, self.inputs[0].numel())
         stride = max(1, GATHER_BYTES // (sample_bytes * batch_size)) * batch_size
         for start in range(0, len(order), stride):
             part = slice(start, start + stride)
-            inputs = self._gather(order[part], None if augment is None else augment[:, part])
+            inputs = self._gather(order[part], None if draws is None else draws[part])
             labels = self.labels.index_select(0, order[part])
             yield from zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True)
 
-    def _draw(self, count: int, generator: torch.Generator) -> Int64[Tensor, "3 n"] | None:
-        """Rows: flipped or not, top and left corner of the crop; None where nothing is augmented."""
-        if not (self.flip or self.crop_padding):
-            return None
-        flips = torch.randint(2 if self.flip else 1, (1, count), generator=generator)
-        corners = torch.randint(2 * self.crop_padding + 1, (2, count), generator=generator)
-        return _upload(torch.cat([flips, corners]), self.device)
-
-    def _gather(self, order: Tensor, augment: Tensor | None) -> Tensor:
-        inputs = self.inputs.index_select(0, order)
-        if augment is not None:
-            inputs = _flip_and_crop(inputs, augment, self.crop_padding)
-        inputs = inputs.to(torch.float32)
+    def _gather(self, order: Tensor, draws: augment.Draws | None) -> Tensor:
+        inputs = self.inputs.index_select(0, order).to(torch.float32)
         if self.mean is not None and self.std is not None:
             inputs.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
-        return inputs
-
-
-def _flip_and_crop(images: Tensor, augment: Int64[Tensor, "3 n"], padding: int) -> Tensor:
-    """Crop images [n, C, H, W], padded by zeros (black), back to H × W at the given corners; then mirror.
-
-    One gather does both: each output pixel's row and column in the padded image are computed, not copied about.
-    """
-    count, _, height, width = images.shape
-    flipped, top, left = (row.unsqueeze(1) for row in augment)
-    rows = top + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(count, width)
-    columns = left + torch.where(flipped.bool(), width - 1 - columns, columns)
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    sample = torch.arange(count, device=images.device).view(-1, 1, 1)
-    # Advanced indices around a slice put the channels last: [n, H, W, C].
-    return padded[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+        return inputs if draws is None else augment.apply(inputs, draws, self.crop_padding)
 
 
 def _upload(indices: Tensor, device: torch.device) -> Tensor:

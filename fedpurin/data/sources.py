@@ -63,7 +63,10 @@ def load(config: DataConfig, seed: int) -> LabelledData:
         raise ConfigError(f"data.name={config.name!r} is not possible: choose one of {', '.join(readers)}")
     train, test, class_names = readers[config.name]()
     train, test = (conform(train[0], config), train[1]), (conform(test[0], config), test[1])
-    return labelled_data(config.name, train, test, class_names, flip=config.flip, crop_padding=config.crop_padding)
+    return labelled_data(
+        config.name, train, test, class_names,
+        normalise=config.normalise, flip=config.flip, rotation=config.rotation, crop_padding=config.crop_padding,
+    )  # fmt: skip
 
 
 def _read_digits(seed: int) -> tuple[Split, Split, Sequence[str]]:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from fedpurin.config import ConfigError
 from fedpurin.data import from_datasets
-from fedpurin.data.dataset import channel_statistics
+from fedpurin.data.dataset import channel_statistics, labelled_data
 
 
 class Pairs(Dataset[Any]):
@@ -48,6 +48,15 @@ def test_pil_images_are_normalised_by_the_training_pool() -> None:
     assert (data.num_classes, data.in_channels, data.image_size) == (2, 3, 4)
     ((x, _),) = data.test.batches([0], 1)
     assert x[0, 0].unique().tolist() == [2.0]  # (40 − 20) / 10
+
+
+@pytest.mark.parametrize(("normalise", "value"), [("standardise", 2.0), ("unit", 40 / 255), ("none", 40.0)])
+def test_normalise(normalise: str, value: float) -> None:
+    train, test = torch.tensor([10, 30], dtype=torch.uint8), torch.tensor([40], dtype=torch.uint8)
+    pairs = [(x.view(-1, 1, 1, 1), torch.zeros(len(x), dtype=torch.int64)) for x in (train, test)]
+    data = labelled_data("tiny", pairs[0], pairs[1], ["a"], normalise=normalise)
+    ((x, _),) = data.test.batches([0], 1)
+    assert x.item() == pytest.approx(value)
 
 
 def test_float_samples_are_used_as_they_are() -> None:

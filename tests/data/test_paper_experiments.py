@@ -32,3 +32,12 @@ def test_published_defaults_of_the_rivals() -> None:
     assert compose_config(["method=fedprox"])[0].method["mu"] == 0.01
     fedcac = compose_config(["method=fedcac"])[0]
     assert (fedcac.method["share_norm"], fedcac.scores.cutoff) == (True, 1e-20)
+
+
+def test_inputs_and_augmentation() -> None:
+    def options(experiment: str) -> tuple[str, bool, float, int]:
+        data = compose_config([f"experiment={experiment}"])[0].data
+        return data.normalise, data.flip, data.rotation, data.crop_padding
+
+    assert options("paper_cifar10") == options("paper_fashion_mnist") == ("unit", False, 0.0, 0)
+    assert options("paper_cifar100") == ("standardise", True, 15.0, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedpurin.data.pool as pool_module
-from fedpurin.data import Pool
+from fedpurin.data import Pool, augment
 
 
 def images(count: int, size: int = 3, channels: int = 2) -> torch.Tensor:
@@ -58,7 +60,7 @@ def test_epochs_of_one_generator_differ_and_repeat_with_the_seed() -> None:
 
 def test_the_cut_of_an_epoch_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, std = torch.tensor([120.0, 130.0]), torch.tensor([70.0, 60.0])
-    pool = Pool(images(30), torch.arange(30), mean=mean, std=std, flip=True, crop_padding=1)
+    pool = Pool(images(30), torch.arange(30), mean=mean, std=std, flip=True, rotation=15.0, crop_padding=1)
 
     def epoch() -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(pool.batches(range(30), 4, generator=torch.Generator().manual_seed(5)))
@@ -71,11 +73,11 @@ def test_the_cut_of_an_epoch_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_flip_and_crop_against_a_loop() -> None:
-    inputs, padding = images(6, size=4), 2
-    generator = torch.Generator().manual_seed(2)
-    draws = torch.cat([torch.randint(2, (1, 6), generator=generator), torch.randint(5, (2, 6), generator=generator)])
-    out = pool_module._flip_and_crop(inputs, draws, padding)
-    for image, (flipped, top, left), got in zip(inputs, draws.T.tolist(), out, strict=True):
+    inputs, padding = images(6, size=4).float(), 2
+    draws = augment.draw(6, True, 0.0, padding, torch.Generator().manual_seed(2))
+    assert draws is not None
+    out = augment.apply(inputs, draws, padding)
+    for image, flipped, top, left, got in zip(inputs, draws.flipped, draws.top, draws.left, out, strict=True):
         expected = torch.zeros_like(image)
         for row in range(4):
             for column in range(4):
@@ -83,7 +85,36 @@ def test_flip_and_crop_against_a_loop() -> None:
                 if 0 <= source_row < 4 and 0 <= source_column < 4:
                     expected[:, row, 3 - column if flipped else column] = image[:, source_row, source_column]
         assert torch.equal(got, expected)
-    assert out.dtype == torch.uint8
+
+
+def turned(image: list[list[float]], degrees: float) -> list[list[float]]:
+    still = torch.zeros(1, dtype=torch.int64)
+    draws = augment.Draws(still.bool(), still, still, torch.tensor([math.radians(degrees)], dtype=torch.float64))
+    return augment.apply(torch.tensor([[image]]), draws, 0)[0, 0].tolist()  # type: ignore[no-any-return]
+
+
+def test_rotation_by_hand() -> None:
+    image = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
+    assert turned(image, 90) == [[7.0, 4.0, 1.0], [8.0, 5.0, 2.0], [9.0, 6.0, 3.0]]
+    assert turned(image, 180) == [[9.0, 8.0, 7.0], [6.0, 5.0, 4.0], [3.0, 2.0, 1.0]]
+    assert turned(image, 0) == image
+    assert turned([[1.0, 2.0, 3.0, 4.0]] * 2, 90) == [[0.0, 2.0, 2.0, 0.0], [0.0, 3.0, 3.0, 0.0]]
+
+
+def test_angles_are_drawn_within_the_bound() -> None:
+    draws = augment.draw(1000, False, 15.0, 0, torch.Generator().manual_seed(0))
+    assert draws is not None
+    assert draws.radians is not None
+    assert math.radians(14) < draws.radians.max() <= math.radians(15)
+    assert math.radians(-15) <= draws.radians.min() < math.radians(-14)
+
+
+def test_padding_is_zero_after_the_scaling() -> None:
+    inputs = torch.full((1, 1, 1, 1), 200, dtype=torch.uint8)
+    pool = Pool(inputs, torch.tensor([0]), mean=torch.tensor([100.0]), std=torch.tensor([50.0]), crop_padding=1)
+    generator = torch.Generator().manual_seed(0)
+    seen = {float(x) for _ in range(60) for x, _ in pool.batches([0], 1, generator=generator)}
+    assert seen == {0.0, 2.0}  # black would be −2
 
 
 def test_flips_alone_mirror_about_half_of_the_images() -> None:
@@ -103,7 +134,7 @@ def test_float_samples_of_any_shape_are_left_alone() -> None:
 
 
 def test_augmentation_needs_images() -> None:
-    with pytest.raises(ValueError, match=r"data\.flip and data\.crop_padding need images.*\[3\]"):
+    with pytest.raises(ValueError, match=r"data\.flip, data\.rotation and data\.crop_padding need images.*\[3\]"):
         Pool(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), flip=True)
 
 
@@ -115,7 +146,7 @@ def test_moving_to_the_same_device_copies_nothing() -> None:
 @pytest.mark.gpu
 def test_the_device_changes_no_bit() -> None:
     mean, std = torch.tensor([120.0, 130.0]), torch.tensor([70.0, 60.0])
-    pool = Pool(images(64), torch.arange(64), mean=mean, std=std, flip=True, crop_padding=1)
+    pool = Pool(images(64), torch.arange(64), mean=mean, std=std, flip=True, rotation=15.0, crop_padding=1)
 
     def epoch(device: str) -> torch.Tensor:
         return torch.cat([x for x, _ in pool.to(device).batches(range(64), 7, generator=torch.Generator())]).cpu()
