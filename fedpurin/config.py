@@ -202,6 +202,10 @@ class TrainerConfig:
     """Processes a node, one device each."""
     num_nodes: Annotated[int, Field(ge=1)] = 1
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
+    executor: Literal["auto", "serial", "cohort"] = "auto"
+    """How fits run: one client after the other, or a cohort of them as one computation; auto: by the size of a step."""
+    cohort: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Consecutive clients of a cohort. The last bits of a fit depend on it, never on the number of processes."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: Annotated[int, Field(ge=1)] | None = 1
     """Intra-op threads of a process. The bits depend on it; None shares out the node's cores among its processes."""

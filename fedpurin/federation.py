@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
 from fedpurin.exchange.network import Link, client_seconds, round_seconds
 from fedpurin.local.client import Client, FitResult
+from fedpurin.local.executor import SerialExecutor
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method, Round
 from fedpurin.seeding import numpy_generator
@@ -48,6 +51,7 @@ class Federation:
     config: Config
     method: Method
     trainer: LocalTrainer
+    executor: SerialExecutor
     exchange: Exchange
     processes: Processes
     run_dir: Path
@@ -85,20 +89,22 @@ class Federation:
 
         # 1. Local training; 2. and 3. scores, program and mask, in the callback that hears a fit end.
         fits: dict[int, FitResult] = {}
-        for client in chosen.clients:
-            with self._stage("local training", client, number):
-                fits[client.id] = self.trainer.fit_all(client, self.method.plan(client, number), number)
-                if evaluates and fits[client.id].diverged is None:
-                    self._evaluate(client, "personalized")
-            self._call("on_client_end", client=client)
+        for block in self.executor.blocks(chosen.clients):
+            with self._stage("local training", block, number):
+                plans = [self.method.plan(client, number) for client in block]
+                fits |= zip((client.id for client in block), self.executor.fit(block, plans, number), strict=True)
+                if evaluates:
+                    self._evaluate([client for client in block if fits[client.id].diverged is None], "personalized")
+            for client in block:
+                self._call("on_client_end", client=client)
         self._call("on_round_fits_end")
 
         # Clients that diverged keep their last good state and send nothing.
         round = self._round(number, self._without_diverged(number, fits))
         if evaluates and self.method.needs_masks:
-            for client in round.clients:
-                with self._stage("sparse evaluation", client, number):
-                    self._evaluate(client, "sparse")
+            for block in self.executor.blocks(round.clients):
+                with self._stage("sparse evaluation", block, number):
+                    self._evaluate(block, "sparse")
 
         # 4. to 7. Upload, collaborators, aggregation, merge.
         self.exchange.begin_round(number, round.ids)
@@ -106,9 +112,9 @@ class Federation:
 
         # 8. Evaluation of what the merge made.
         if evaluates:
-            for client in round.clients:
-                with self._stage("merged evaluation", client, number):
-                    self._evaluate(client, "merged")
+            for block in self.executor.blocks(round.clients):
+                with self._stage("merged evaluation", block, number):
+                    self._evaluate(block, "merged")
 
         self._record(round, fits, figures, time.perf_counter() - start)
 
@@ -142,17 +148,20 @@ class Federation:
         last = number == self.config.trainer.rounds - 1
         return last or number % self.config.trainer.evaluate_every == 0
 
-    def _evaluate(self, client: Client, variant: str) -> None:
-        """Measure one variant of the client's model (METHOD step 8) on its own test data."""
+    def _evaluate(self, clients: Sequence[Client], variant: str) -> None:
+        """Measure one variant of the clients' models (METHOD step 8), each on its own test data."""
+        vectors = [self._variant(client, variant) for client in clients]
+        for client, measured in zip(clients, self.executor.evaluate(clients, vectors), strict=True):
+            client.metrics[f"accuracy/{variant}"] = measured["accuracy"]
+
+    def _variant(self, client: Client, variant: str) -> Tensor:
         if variant == "sparse":
             assert client.mask is not None, "the mask callback has run"
             sparse = client.vector.clone()
             shared = self.trainer.space.shared.length
             sparse[:shared] *= unpack_mask(client.mask)
-            self.trainer.load(client, sparse)
-        elif variant == "merged":
-            self.trainer.load(client, self.method.merged(client))
-        client.metrics[f"accuracy/{variant}"] = self.trainer.evaluate()["accuracy"]
+            return sparse
+        return self.method.merged(client) if variant == "merged" else client.vector
 
     def _record(
         self, round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float
@@ -188,14 +197,15 @@ class Federation:
         self._call("on_round_end", record=record, rows=rows)
 
     @contextmanager
-    def _stage(self, stage: str, client: Client, number: int) -> Iterator[None]:
+    def _stage(self, stage: str, block: Sequence[Client], number: int) -> Iterator[None]:
         """Say where a failure happened."""
         try:
             yield
         except ConfigError:
             raise
         except Exception as error:
-            where = f"rank {self.processes.rank}, client {client.id}, round {number}, {stage}"
+            who = ", ".join(str(client.id) for client in block)
+            where = f"rank {self.processes.rank}, client {who}, round {number}, {stage}"
             raise RunError(f"{where}: {type(error).__name__}: {error}") from error
 
     def _call(self, hook: str, **arguments: Any) -> None:

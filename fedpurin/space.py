@@ -201,6 +201,10 @@ class ParameterSpace:
         """A vector's parameters by name, as views of it in their shapes."""
         return {segment.name: vector[segment.slice].view(segment.shape) for segment in self.layout}
 
+    def row_views(self, vectors: Float32[Tensor, "clients length"]) -> dict[str, Tensor]:
+        """`views` of many vectors at once: each parameter [clients, *shape]."""
+        return {s.name: vectors[:, s.slice].view(len(vectors), *s.shape) for s in self.layout}
+
     def gather_gradients(self, module: nn.Module) -> Float32[Tensor, " shared_length"]:
         """The shared parameters' gradients as one vector; a parameter without a gradient counts as zero."""
         parameters = dict(module.named_parameters())

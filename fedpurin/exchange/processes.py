@@ -40,6 +40,7 @@ class Processes:
     def __init__(self, device: torch.device | str = "cpu", timeout_seconds: float = 600.0) -> None:
         self.device = torch.device(device)
         self.moved_bytes = 0
+        self.block = 1  # consecutive client ids that live on one rank, because they are fitted together
         self.timeout_seconds = timeout_seconds
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
@@ -55,7 +56,7 @@ class Processes:
 
     def owner(self, client: int) -> int:
         """The rank on which a client lives."""
-        return client % self.size
+        return client // self.block % self.size
 
     def owned(self, clients: Sequence[int]) -> list[int]:
         """Those of `clients` that live on this rank, in the given order."""

@@ -101,7 +101,7 @@ class LocalTrainer:
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
             loss, num_steps = self._run_epochs(client, fit.epochs or self.local_epochs, fit.purpose)
-        diverged = self._what_diverged(loss)
+        diverged = self.what_diverged(loss)
         if diverged is None and fit.scored:
             try:
                 self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
@@ -119,15 +119,27 @@ class LocalTrainer:
             for name, buffer in self.module.named_buffers():
                 client.buffers[name].copy_(buffer)
 
+    def show(self, client: Client, vector: Tensor, buffers: Mapping[str, Tensor], gradient: Tensor) -> None:
+        """Make what was fitted elsewhere the live model, as if it had been fitted here."""
+        self.client, self.gradient = client, gradient
+        self.vector.copy_(vector)
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def num_batches(self, client: Client) -> int:
+        """Steps of one epoch."""
+        count = -(-client.num_train // self.batch_size)
+        if self._has_batch_norm and client.num_train % self.batch_size == 1 and count > 1:
+            count -= 1  # batch statistics of a single sample do not exist
+        return count
+
     def _run_epochs(self, client: Client, epochs: int, purpose: str) -> tuple[float, int]:
         """SGD as the module defines it (METHOD step 1); mean loss of the last epoch and the number of steps."""
         module, fabric = self.module, self.fabric
         optimizer, schedulers = self._fresh_optimizer()
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
-        num_batches = -(-client.num_train // self.batch_size)
-        if self._has_batch_norm and client.num_train % self.batch_size == 1 and num_batches > 1:
-            num_batches -= 1  # batch statistics of a single sample do not exist
+        num_batches = self.num_batches(client)
         module.train()
         module.on_train_start()
         step = 0
@@ -138,7 +150,7 @@ class LocalTrainer:
             for index, batch in zip(range(num_batches), batches, strict=False):
                 optimizer.zero_grad()
                 with fabric.autocast():
-                    loss = _loss_of(module.training_step(batch, index))
+                    loss = loss_of(module.training_step(batch, index))
                 fabric.backward(loss)
                 if epoch == epochs - 1 and index == num_batches - 1:
                     self.gradient = self._last_gradient()
@@ -165,13 +177,26 @@ class LocalTrainer:
         with torch.no_grad():
             module.on_validation_epoch_start()
             for index, batch in enumerate(self.test.batches(self.client.test_indices, self.batch_size)):
-                self._batch_size = _length_of(batch)
+                self._batch_size = length_of(batch)
                 with self.fabric.autocast():
                     module.validation_step(batch, index)
             self._batch_size = 1
             module.on_validation_epoch_end()
         logged, self._logged = self._logged, None
         values = {name: _mean(items) for name, items in logged.items()}
+        return self.with_accuracy(values)
+
+    @contextmanager
+    def collecting(self, batch_size: int) -> Iterator[dict[str, list[tuple[Any, int]]]]:
+        """What the module logs meanwhile: values by name, each with the number of samples that it stands for."""
+        self._logged, self._batch_size = defaultdict(list), batch_size
+        try:
+            yield self._logged
+        finally:
+            self._logged = None
+
+    def with_accuracy(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The means of what was logged, and among them the accuracy under that name."""
         return {**values, "accuracy": values[self._accuracy_name(values)]}
 
     def _accuracy_name(self, values: Mapping[str, float]) -> str:
@@ -225,7 +250,8 @@ class LocalTrainer:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def _what_diverged(self, loss: float) -> str | None:
+    def what_diverged(self, loss: float) -> str | None:
+        """Why the live model must not be kept; None where all is finite."""
         if loss != loss or loss in (float("inf"), float("-inf")):
             return f"loss is {loss}"
         return None if bool(torch.isfinite(self.vector).all()) else "parameters are not finite"
@@ -240,14 +266,16 @@ class LocalTrainer:
             self._log(name, value, *args, **kwargs)
 
 
-def _loss_of(output: Any) -> Tensor:
+def loss_of(output: Any) -> Tensor:
+    """The loss that `training_step` returned, by itself or in a mapping."""
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
         raise ConfigError(f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}")
     return loss
 
 
-def _length_of(batch: Any) -> int:
+def length_of(batch: Any) -> int:
+    """Number of samples in a batch."""
     return len(batch[0]) if isinstance(batch, list | tuple) else len(batch)
 
 

@@ -7,6 +7,7 @@ the model fit the images, does the method get its masks). Classes from outside t
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from fedpurin.data import from_datasets, load, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
+from fedpurin.local.choice import choose_executor
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
@@ -33,6 +35,8 @@ from fedpurin.run.record import Recorder, RunFolder
 from fedpurin.run.resume import check_folder
 from fedpurin.seeding import derive_seed, seed_global
 from fedpurin.space import ParameterSpace, Roles
+
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -125,6 +129,10 @@ def _assemble(
         monitor=config.trainer.monitor,
     )
     check_optimizers(module)
+    executor, why = choose_executor(config, trainer, method.plan, listeners)
+    processes.block = executor.block
+    if processes.rank == 0:
+        log.info("local fits: %s", why)
     own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
     clients = {
         id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own
@@ -133,6 +141,7 @@ def _assemble(
         config=config,
         method=method,
         trainer=trainer,
+        executor=executor,
         exchange=Exchange(config.exchange, space.shared, processes, Ledger()),
         processes=processes,
         run_dir=run_dir,

@@ -1,0 +1,149 @@
+"""Which executor a run takes: decided once, before clients are placed, by the options and the module alone.
+
+The choice may not depend on a clock or on the number of ranks, because cohorts change the last bits of a fit. So
+`trainer.executor=auto` counts the operations of one step, where a measurement would decide by chance: below
+`SMALL_STEP_FLOPS` the calls of a step cost more than its arithmetic and a cohort pays (benchmarks/round.py measures both).
+
+Owns: the rule, the size of a cohort, the trial that shows whether a module can be batched. Does not own: executors.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedpurin.config import Config, ConfigError
+from fedpurin.local.client import Client
+from fedpurin.local.cohort import CohortExecutor
+from fedpurin.local.executor import Plan, SerialExecutor
+from fedpurin.local.stack import configured_optimizer
+from fedpurin.local.trainer import LocalTrainer
+
+SMALL_STEP_FLOPS = 32_000_000
+"""Floating-point operations of a forward pass, one batch: above it, batched convolutions are slower than a loop."""
+
+LARGEST_COHORT = 25
+"""From about fifty clients on, CPU kernels of grouped convolutions fall off a cliff."""
+
+STEP_HOOKS = (
+    "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_batch_start",
+    "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+    "configure_gradient_clipping", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "backward",
+)  # fmt: skip
+COUNTERS = ("current_epoch", "global_step", "trainer")
+
+
+def choose_executor(
+    config: Config, trainer: LocalTrainer, plan: Callable[[Client, int], Plan], callbacks: Sequence[Any]
+) -> tuple[SerialExecutor, str]:
+    """The executor, and why it is this one (a line for the log).
+
+    Raises:
+        ConfigError: `trainer.executor=cohort` for a module that cannot be batched, or a cohort larger than the run.
+    """
+    wanted, num_clients = config.trainer.executor, config.partition.num_clients
+    size = config.trainer.cohort
+    if wanted == "serial":
+        if size != "auto":
+            raise ConfigError(f"trainer.cohort={size} has no effect with trainer.executor=serial")
+        return SerialExecutor(trainer), "serial, as asked for"
+    if size != "auto" and size > num_clients:
+        raise ConfigError(f"trainer.cohort={size} is more than partition.num_clients={num_clients}")
+    if wanted == "auto":
+        flops = _step_flops(trainer)
+        if trainer.vector.is_cuda or flops > SMALL_STEP_FLOPS or num_clients < 2:
+            return SerialExecutor(trainer), f"serial: a forward pass takes {flops / 1e6:.0f} million operations"
+    executor = CohortExecutor(trainer, cohort_size(config) if size == "auto" else size)
+    why = _why_not(trainer, config, callbacks) or _try(executor, plan)
+    if why is not None and wanted == "cohort":
+        raise ConfigError(f"trainer.executor=cohort is not possible: {why}; use trainer.executor=serial")
+    if why is not None:
+        return SerialExecutor(trainer), f"serial, a client at a time: {why}"
+    together = "fits and evaluations" if executor.evaluates_together else "fits; evaluations are one by one"
+    return executor, f"cohorts of {executor.block} clients ({together})"
+
+
+def cohort_size(config: Config) -> int:
+    """Consecutive ids a cohort, so that about LARGEST_COHORT take part a round and four ranks have one each."""
+    clients, taking_part = (
+        config.partition.num_clients,
+        config.trainer.clients_per_round or config.partition.num_clients,
+    )
+    return max(1, min(LARGEST_COHORT * clients // taking_part, -(-clients // 4)))
+
+
+def _step_flops(trainer: LocalTrainer) -> int:
+    """Operations of a forward pass over one batch of `trainer.batch_size` samples."""
+    count = min(2, trainer.train.num_samples)
+    batch = next(iter(trainer.train.batches(torch.arange(count), count)))
+    state = copy.deepcopy(trainer.module.state_dict())
+    counter = FlopCounterMode(display=False)
+    with torch.random.fork_rng(), torch.no_grad(), counter:
+        trainer.module.training_step(batch, 0)
+    trainer.module.load_state_dict(state)
+    return counter.get_total_flops() * trainer.batch_size // count
+
+
+def _why_not(trainer: LocalTrainer, config: Config, callbacks: Sequence[Any]) -> str | None:
+    """What of the module, the options or the callbacks only a serial fit honours."""
+    module = trainer.module
+    if config.trainer.precision != "32-true":
+        return f"trainer.precision={config.trainer.precision}"
+    if configured_optimizer(module) is None:
+        return f"{type(module).__name__}.configure_optimizers is not one element-wise optimizer without a schedule"
+    for hook in STEP_HOOKS:
+        if getattr(type(module), hook, None) is not getattr(lightning.LightningModule, hook, None):
+            return f"{type(module).__name__} overrides {hook}"
+        for callback in callbacks:
+            if getattr(type(callback), hook, None) is not getattr(lightning.Callback, hook, None):
+                return f"the callback {type(callback).__name__} has {hook}"
+    for step in ("training_step", "configure_optimizers"):
+        code = getattr(getattr(type(module), step), "__code__", None)
+        for name in COUNTERS:
+            if code is not None and name in code.co_names:
+                return f"{type(module).__name__}.{step} reads {name}"
+    return None
+
+
+def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str | None:
+    """Fit two clients of a few samples both ways. Returns why they may not be fitted together, None if they may."""
+    trainer = executor.trainer
+    state = copy.deepcopy(trainer.module.state_dict())
+    count = min(4, trainer.train.num_samples, trainer.batch_size)
+    try:
+        with torch.random.fork_rng():
+            outcomes = [_fit_two(run, trainer, plan, count, round) for run, round in (
+                (SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3), (executor, -2)
+            )]  # fmt: skip
+            clients = [trainer.new_client(id, torch.arange(count), torch.arange(1)) for id in (0, 1)]
+            try:
+                executor.evaluate(clients, [client.vector for client in clients])
+            except Exception:  # whatever it is, evaluations go one by one; they have no result to protect
+                executor.evaluates_together = False
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    finally:
+        trainer.module.load_state_dict(state)
+    serial, again, cohort = outcomes
+    is_random = any(not torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(serial, again, strict=True))
+    for one, other in zip(serial, cohort, strict=True) if not is_random else ():
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+            return "a cohort does not learn what its clients learn alone"
+    return None
+
+
+def _fit_two(
+    executor: SerialExecutor, trainer: LocalTrainer, plan: Callable[[Client, int], Plan], count: int, round: int
+) -> list[torch.Tensor]:
+    """All state that two clients have after one epoch of every fit that the method plans for them."""
+    # The same samples twice: their order within the one batch does not matter.
+    clients = [trainer.new_client(id, torch.arange(count), torch.arange(1)) for id in (0, 1)]
+    plans = [[replace(fit, epochs=1, scored=False) for fit in plan(client, 0)] for client in clients]
+    executor.fit(clients, plans, round)
+    return [t.float() for c in clients for t in (c.vector, *c.extra.values(), *c.buffers.values())]

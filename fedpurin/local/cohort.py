@@ -1,0 +1,275 @@
+"""Many clients as one computation: K models in one stack, stepped together by `torch.func`.
+
+A small network's step costs less arithmetic than the calls that make it up. Here K clients share those calls: their
+flat vectors are the rows of one tensor, the module's own `training_step` runs once under `vmap`, and one optimizer steps
+all rows (`stack.py`). Clients keep their own batches and order. At every step those whose batch has the same length
+run together; nobody waits for padding, and who has no step left leaves the stack.
+
+Owns: fits and evaluations of a cohort. Does not own: whether a module allows it (`choice.py`), the live module.
+Equal to the serial executor within float tolerance: sums inside a kernel may run in another order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils import _pytree as pytree
+
+from fedpurin.local.client import Client, Diverged, FitResult
+from fedpurin.local.context import LossContext, set_loss_context
+from fedpurin.local.executor import Plan, SerialExecutor
+from fedpurin.local.fit import LocalFit
+from fedpurin.local.stack import Stack
+from fedpurin.local.trainer import LocalTrainer, length_of, loss_of
+from fedpurin.seeding import seed_global, torch_generator
+
+Tensors = dict[str, Tensor]
+
+
+class CohortExecutor(SerialExecutor):
+    """Blocks of `size` consecutive ids, each fitted and evaluated as one computation."""
+
+    def __init__(self, trainer: LocalTrainer, size: int) -> None:
+        super().__init__(trainer)
+        self.block = size
+        self._training, self._validation = (
+            _Step(trainer.module, "training_step"),
+            _Step(trainer.module, "validation_step"),
+        )
+        self.evaluates_together = True
+
+    def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round: int) -> list[FitResult]:
+        results: dict[int, FitResult] = {}
+        for number in range(max(len(plan) for plan in plans)):
+            alike: dict[Any, list[tuple[Client, LocalFit]]] = {}
+            for client, plan in zip(clients, plans, strict=True):
+                done = results.get(client.id)
+                if number < len(plan) and (done is None or done.diverged is None):
+                    alike.setdefault(self._shape_of(plan[number]), []).append((client, plan[number]))
+            for members in alike.values():
+                for (client, _), result in zip(members, self.fit_stack(members, round), strict=True):
+                    results[client.id] = results[client.id].then(result) if client.id in results else result
+        return [results[client.id] for client in clients]
+
+    def _shape_of(self, fit: LocalFit) -> tuple[Any, ...]:
+        """What clients must have in common to be fitted together."""
+        trained = tuple(fit.trains is None or fit.trains(segment) for segment in self.trainer.space.layout)
+        values = tuple((name, None if isinstance(value, Tensor) else value) for name, value in fit.values.items())
+        return (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, trained, tuple(fit.models), values)
+
+    def fit_stack(self, members: Sequence[tuple[Client, LocalFit]], round: int) -> list[FitResult]:
+        """One fit of each of these clients, which `_shape_of` says are alike."""
+        start, trainer = time.perf_counter(), self.trainer
+        first = members[0][1]
+        epochs = first.epochs or trainer.local_epochs
+        order = sorted(range(len(members)), key=lambda k: -trainer.num_batches(members[k][0]))
+        clients = [members[k][0] for k in order]
+        fits = [members[k][1] for k in order]
+        num_batches = torch.tensor([trainer.num_batches(client) for client in clients])
+
+        vectors = torch.stack([c.vector_named(first.start) for c in clients])
+        buffers = {name: torch.stack([c.buffers[name] for c in clients]) for name in clients[0].buffers}
+        context = _Contexts.of(fits, {name: buffer.clone() for name, buffer in buffers.items()} if first.models else {})
+        trained = [s for s in trainer.space.layout if first.trains is None or first.trains(s)]
+        stack = Stack(trainer.space, trainer.module, vectors, trained)
+
+        seed_global(trainer.seed, f"{first.purpose}/dropout", round=round, client=clients[0].id)
+        losses = torch.zeros(len(clients), device=vectors.device)
+        gradients = torch.zeros(len(clients), trainer.space.shared.length, device=vectors.device)
+        batches = [self._batches(client, epochs, first.purpose, round) for client in clients]
+        steps = (num_batches * epochs).tolist()
+        trainer.module.train()
+        for step in range(steps[0]):
+            stack.narrow(sum(total > step for total in steps))
+            for rows, batch in _by_length([next(batches[k]) for k in range(stack.active)]):
+                loss = self._gradients(stack, rows, batch, buffers, context)
+                is_last = torch.tensor([step // int(num_batches[k]) == epochs - 1 for k in rows])
+                losses[rows] += torch.where(is_last.to(loss.device), loss, 0.0)
+            leaving = [k for k in range(stack.active) if steps[k] == step + 1]
+            gradients[leaving] = stack.gradients[leaving, : gradients.shape[1]]
+            stack.step()
+        means = (losses / num_batches.to(losses.device)).tolist()
+        seconds = (time.perf_counter() - start) / len(clients)
+
+        results: dict[int, FitResult] = {}
+        for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):
+            state = {name: buffer[k] for name, buffer in buffers.items()}
+            diverged = self._conclude(client, fit, vectors[k], state, gradients[k], means[k])
+            results[client.id] = FitResult(means[k], seconds, steps[k], diverged)
+        return [results[client.id] for client, _ in members]
+
+    def _conclude(
+        self, client: Client, fit: LocalFit, vector: Tensor, buffers: Tensors, gradient: Tensor, loss: float
+    ) -> str | None:
+        """Let callbacks see the fitted model in the live module, as after a serial fit, and keep it."""
+        trainer = self.trainer
+        trainer.show(client, vector, buffers, gradient)
+        diverged = trainer.what_diverged(loss)
+        if diverged is None and fit.scored:
+            try:
+                trainer.fabric.call("on_fit_end", trainer=trainer, pl_module=trainer.module)
+            except Diverged as error:
+                diverged = str(error)
+        if diverged is None:
+            trainer.keep(client, fit)
+        return diverged
+
+    def _batches(self, client: Client, epochs: int, purpose: str, round: int) -> Iterator[Any]:
+        """The client's batches of all epochs, in the order that the serial executor draws."""
+        trainer = self.trainer
+        generator = torch_generator(trainer.seed, f"{purpose}/order", round=round, client=client.id)
+        for _ in range(epochs):
+            batches = trainer.train.batches(client.train_indices, trainer.batch_size, generator=generator)
+            for _, batch in zip(range(trainer.num_batches(client)), batches, strict=False):
+                yield batch
+
+    def _gradients(
+        self, stack: Stack, rows: list[int], batch: Any, buffers: Tensors, context: _Contexts
+    ) -> Float32[Tensor, " rows"]:
+        """Losses of these rows' batch; their gradients go into the stack, their running statistics move on."""
+        is_all = len(rows) == len(stack.vectors)
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor if is_all else tensor[rows]
+
+        vectors = pick(stack.vectors)
+        state, seen = pytree.tree_map(pick, (buffers, context.rows))
+        names = {segment.name for segment in stack.trained}
+        views = self.trainer.space.row_views(vectors)
+        trained = {name: view for name, view in views.items() if name in names}
+        frozen = {name: view for name, view in views.items() if name not in names}
+
+        def loss(trained: Tensors, frozen: Tensors, state: Tensors, seen: Any, batch: Any) -> Tensor:
+            with set_loss_context(context.one(seen, self.trainer.space.views)):
+                tensors = _prefixed({**trained, **frozen, **state})
+                return loss_of(functional_call(self._training, tensors, (batch,)))
+
+        function: Any = vmap(grad_and_value(loss), randomness="different")
+        gradients: Tensors
+        losses: Tensor
+        gradients, losses = function(trained, frozen, state, seen, batch)
+        target = stack.gradients if is_all else torch.zeros_like(vectors)
+        written = self.trainer.space.row_views(target)
+        for name, gradient in gradients.items():
+            written[name].copy_(gradient)
+        if not is_all:
+            stack.gradients[rows] = target
+            for name, buffer in buffers.items():
+                buffer[rows] = state[name]
+        return losses.detach()
+
+    def evaluate(
+        self, clients: Sequence[Client], vectors: Sequence[Float32[Tensor, " length"]]
+    ) -> list[Mapping[str, float]]:
+        if not self.evaluates_together or len(clients) < 2:
+            return super().evaluate(clients, vectors)
+        return self._evaluate_together(clients, vectors)
+
+    def _evaluate_together(self, clients: Sequence[Client], vectors: Sequence[Tensor]) -> list[Mapping[str, float]]:
+        trainer = self.trainer
+        tensors = trainer.space.row_views(torch.stack(list(vectors)))
+        tensors |= {name: torch.stack([c.buffers[name] for c in clients]) for name in clients[0].buffers}
+        totals: list[dict[str, float]] = [{} for _ in clients]
+        batches = [iter(trainer.test.batches(client.test_indices, trainer.batch_size)) for client in clients]
+        trainer.module.eval()
+        present = list(range(len(clients)))
+        while present:
+            drawn = [(k, batch) for k in present if (batch := next(batches[k], None)) is not None]
+            present = [k for k, _ in drawn]
+            for places, batch in _by_length([batch for _, batch in drawn]):
+                rows = [present[place] for place in places]
+                own = {name: tensor[rows] for name, tensor in tensors.items()}
+                for name, values in self._logged(own, batch).items():
+                    for row, value in zip(rows, values, strict=True):
+                        totals[row][name] = totals[row].get(name, 0.0) + value
+        samples = [len(client.test_indices) for client in clients]
+        return [
+            trainer.with_accuracy({name: total / count for name, total in own.items()})
+            for own, count in zip(totals, samples, strict=True)
+        ]
+
+    def _logged(self, tensors: Tensors, batch: Any) -> dict[str, list[float]]:
+        """What `validation_step` logs for these rows' batches, times the batches' length."""
+        length = length_of_rows(batch)
+
+        def step(tensors: Tensors, batch: Any) -> Tensors:
+            with self.trainer.collecting(length) as logged:
+                functional_call(self._validation, _prefixed(tensors), (batch,))
+            if any(size != length for items in logged.values() for _, size in items):
+                raise NotBatchable("validation_step logs with a batch_size of its own")
+            return {name: sum(torch.as_tensor(v).float() for v, _ in items) for name, items in logged.items()}  # type: ignore[misc]
+
+        with torch.no_grad():
+            logged = vmap(step, randomness="different")(tensors, batch)
+        return {name: (values * length).tolist() for name, values in logged.items()}
+
+
+class NotBatchable(TypeError):
+    """Something in a module that cannot run for many clients at once; the message names it."""
+
+
+class _Step(nn.Module):
+    """A step of a module in the place of its forward pass, for `functional_call`."""
+
+    def __init__(self, module: nn.Module, step: str) -> None:
+        super().__init__()
+        self.module, self._step = module, step
+
+    def forward(self, batch: Any) -> Any:
+        return getattr(self.module, self._step)(batch, 0)
+
+
+@dataclass(frozen=True)
+class _Contexts:
+    """The stacked loss contexts of a cohort. Plain numbers are common to all; tensors have a row for each client."""
+
+    models: Mapping[str, Tensor]
+    buffers: Tensors
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, fits: Sequence[LocalFit], buffers: Tensors) -> _Contexts:
+        first = fits[0]
+        tensors = [name for name, value in first.values.items() if isinstance(value, Tensor)]
+        return cls(
+            {name: torch.stack([fit.models[name] for fit in fits]) for name in first.models},
+            buffers,
+            {name: torch.stack([torch.as_tensor(fit.values[name]) for fit in fits]) for name in tensors},
+            {name: value for name, value in first.values.items() if name not in tensors},
+        )
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """Everything that has a row for each client."""
+        return {"models": dict(self.models), "buffers": self.buffers, "tensors": dict(self.tensors)}
+
+    def one(self, rows: Mapping[str, Any], views: Callable[[Tensor], Tensors]) -> LossContext:
+        """One client's context, from its row of everything."""
+        models = {name: views(vector) | rows["buffers"] for name, vector in rows["models"].items()}
+        return LossContext(models, {**self.numbers, **rows["tensors"]})
+
+
+def _prefixed(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {f"module.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _by_length(batches: Sequence[Any]) -> Iterator[tuple[list[int], Any]]:
+    """Batches of one length together, stacked: which ones, and [rows, batch, ...]."""
+    alike: dict[int, list[int]] = {}
+    for place, batch in enumerate(batches):
+        alike.setdefault(length_of(batch), []).append(place)
+    for places in alike.values():
+        yield places, pytree.tree_map(lambda *rows: torch.stack(rows), *[batches[place] for place in places])
+
+
+def length_of_rows(batch: Any) -> int:
+    """Samples of one client in stacked batches [rows, batch, ...]."""
+    return int(pytree.tree_leaves(batch)[0].shape[1])
