@@ -13,12 +13,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpurin.cli.help import COMMANDS, check_command, help_text
 from fedpurin.cli.packages import hidden_companions
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.lock import is_first_process
+
+if TYPE_CHECKING:
+    from fedpurin.cli.multirun import Multirun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
-    from fedpurin.cli.sweep import before_sweep
+    from fedpurin.cli.multirun import Multirun
+    from fedpurin.cli.sweep import before_sweep, planned_jobs
     from fedpurin.run.compose import compose_config
     from fedpurin.run.effects import remarks, say
     from fedpurin.run.record import make_folder
@@ -58,8 +62,12 @@ def train(arguments: Sequence[str]) -> None:
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
         check_sweep_folder(arguments)
-        say(before_sweep(arguments))
-        _run_hydra()
+        jobs = planned_jobs(arguments)
+        say(before_sweep(jobs))
+        multirun = Multirun(len(jobs)) if jobs and is_first_process() else None
+        _run_hydra(multirun)
+        if multirun is not None and (code := multirun.close()):
+            raise SystemExit(code)
     else:
         config, run_dir = compose_config(arguments)
         check_folder(config, run_dir)  # before Hydra writes into it
@@ -71,7 +79,7 @@ def train(arguments: Sequence[str]) -> None:
             run(config, run_dir)
 
 
-def _run_hydra() -> None:
+def _run_hydra(multirun: Multirun | None = None) -> None:
     import hydra
     from omegaconf import DictConfig
 
@@ -82,15 +90,28 @@ def _run_hydra() -> None:
         from omegaconf import OmegaConf
 
         from fedpurin.run.compose import to_config
+        from fedpurin.run.resume import note_refusal
 
         mapping: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         hydra_config = HydraConfig.get()
+        run_dir = Path(hydra_config.runtime.output_dir)
+        error: Exception | None = None
+        follows = multirun is not None and multirun.is_here
+        if multirun is not None and follows:
+            multirun.begin(hydra_config.overrides.task, Path(hydra_config.sweep.dir))
         try:
-            run(to_config(mapping, hydra_config), Path(hydra_config.runtime.output_dir))
-        except ConfigError as error:
-            if hydra_config.mode == RunMode.MULTIRUN:
-                raise  # the sweep goes on with its other runs
-            raise SystemExit(_complain(error, code=2)) from error
+            run(to_config(mapping, hydra_config), run_dir)
+        except ConfigError as mistake:
+            if hydra_config.mode != RunMode.MULTIRUN:
+                raise SystemExit(_complain(mistake, code=2)) from mistake
+            note_refusal(run_dir, mistake)
+            error = mistake
+        except Exception as failure:
+            error = failure
+        if error is not None and (not follows or os.environ.get("HYDRA_FULL_ERROR") == "1"):
+            raise error  # Hydra's to report
+        if multirun is not None and follows:
+            multirun.end(run_dir, error)  # the sweep goes on with its other runs
 
     task()
 

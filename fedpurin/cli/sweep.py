@@ -152,18 +152,26 @@ def wanted_jobs(task: Sequence[str]) -> list[list[str]]:
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
-def before_sweep(arguments: Sequence[str]) -> list[str]:
-    """What is said before a sweep starts; nothing where this is none, or where Hydra will refuse it."""
+def planned_jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """The runs that a command line asks Hydra for; none where it is no sweep, or one that Hydra will refuse."""
     from hydra.errors import HydraException
-
-    from fedpurin.run.effects import sweep_remarks
 
     if not {"-m", "--multirun"} & set(arguments):
         return []
     task = [item for item in arguments if not item.startswith(("-", "hydra.", "hydra/")) and "=" in item]
     try:
-        return sweep_remarks(wanted_jobs(task))
-    except (HydraException, ConfigError):
+        return wanted_jobs(task)
+    except HydraException:
+        return []
+
+
+def before_sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What is said before a sweep starts: options without effect, runs that only repeat others."""
+    from fedpurin.run.effects import sweep_remarks
+
+    try:
+        return sweep_remarks(jobs)
+    except ConfigError:  # that run will be refused, and told then
         return []
 
 

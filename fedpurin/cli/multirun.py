@@ -1,0 +1,72 @@
+"""A Hydra sweep that runs in this process: which run it is at, what failed, time left, and the table at its end.
+
+Owns: what is told while a sweep goes. Does not own: the sweep itself (Hydra's), the state of its runs (sweep.py), the
+table's columns (list.py). A run that fails is told at once and the others go on; the exit code is 1 then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from fedpurin.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Multirun:
+    """Follows the runs of one sweep. A launcher that runs them in other processes leaves it silent."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.failed: list[str] = []
+        self._process = os.getpid()
+        self._folder: Path | None = None
+        self._start = self._began = time.monotonic()
+        self._ended = 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the sweep's runs take place in the process that started it."""
+        return os.getpid() == self._process
+
+    def begin(self, overrides: Sequence[str], sweep_dir: Path) -> None:
+        """Say which run comes next, and the time left by the mean of those before."""
+        self._folder, self._began = sweep_dir, time.monotonic()
+        left = ""
+        if self._ended and self.total > self._ended:
+            seconds = (self._began - self._start) / self._ended * (self.total - self._ended)
+            left = f"  (about {timedelta(seconds=round(seconds))} left)"
+        print(f"run {self._ended + 1} of {self.total}: {' '.join(overrides)}{left}", flush=True)
+
+    def end(self, run_dir: Path, error: BaseException | None = None) -> None:
+        """Count a run; one that failed is told now, with its traceback in its own log."""
+        self._ended += 1
+        if error is not None:
+            what = "refused" if isinstance(error, ConfigError) else "failed"
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            print(
+                f"fedpurin: run {self._ended} of {self.total} {what}: {line} ({run_dir})", file=sys.stderr, flush=True
+            )
+            self.failed.append(run_dir.name)
+            log.info("the run %s", what, exc_info=error)  # the console shows warnings only
+
+    def close(self) -> int:
+        """The sweep's table and what comes next; 1 where a run failed, else 0."""
+        from fedpurin.cli.list import describe, run_folders, sort_rows, table
+
+        if self._folder is None or not self.is_here:
+            return 0
+        rows = [describe(path) for path in run_folders(self._folder) if path != self._folder]
+        spent = timedelta(seconds=round(time.monotonic() - self._start))
+        print(f"\n{self._ended} of {self.total} runs in {spent}, best first")
+        print("\n".join(table(sort_rows(rows, "accuracy", reverse=False))))
+        if self.failed:
+            print(f"{len(self.failed)} failed: fedpurin sweep status {self._folder}")
+        print(f"compare them: fedpurin report {self._folder}")
+        return 1 if self.failed else 0
