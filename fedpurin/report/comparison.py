@@ -1,8 +1,8 @@
 """Runs into groups that differ in nothing but the seed, with names, looks and settings.
 
 A setting is what every method faces alike (data, partition, model, trainer); only methods of one setting compete.
-Options without influence on the result (devices, folders, callbacks), and mask options of methods that exchange no
-masks, do not tell groups apart. A finished run counts before one that stopped early; a seed counts once.
+Options that a run does not use (relevance.py) do not tell groups apart.
+A finished run counts before one that stopped early; a seed counts once.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ import numpy as np
 from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
 from fedpurin.report.read import Array, Run
+from fedpurin.report.relevance import relevant
 from fedpurin.report.style import Style, categorical, ordered
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
-MASK_OPTIONS = ("scores.", "program.")
-IGNORED = frozenset({
-    "seed", "name", "tags", "resume", "network", "method._target_", "data.root", "data.download",
-    "exchange.bucket_mib", "exchange.timeout_seconds", "program.overlap",
-    "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.threads",
-    "trainer.evaluate_every", "trainer.monitor",
-})  # fmt: skip
-IGNORED_GROUPS = ("callbacks.", "logger.", "checkpoint.", "launcher.", "choices.")
 SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
 MAX_DRAWN = 10
 """Series that a figure of lines draws in colour; further ones are grey."""
@@ -214,20 +207,10 @@ def _choose_x(comparison: Comparison, asked: str | None) -> str | None:
     return next((option for option in ("program.tau", "program.budget", *numeric) if option in numeric), None)
 
 
-def _relevant(run: Run) -> dict[str, Any]:
-    """Options that can change this run's result."""
-    dropped = IGNORED_GROUPS if run.uses_masks else (*IGNORED_GROUPS, *MASK_OPTIONS)
-    return {
-        option: value
-        for option, value in run.options.items()
-        if option not in IGNORED and not option.startswith(dropped)
-    }
-
-
 def _identity(run: Run) -> tuple[Any, ...]:
     return (
         str(run.options.get("method._target_")),
-        *sorted((option, repr(value)) for option, value in _relevant(run).items()),
+        *sorted((option, repr(value)) for option, value in relevant(run).items()),
     )
 
 
@@ -250,7 +233,7 @@ def _group_order(runs: Sequence[Run]) -> tuple[Any, ...]:
     """Local first, FedPURIN last, by name between; then by option values, numbers as numbers."""
     method = runs[0].method
     rank = 0 if method == "local" else 2 if method.startswith("fedpurin") else 1
-    options = _relevant(runs[0])
+    options = relevant(runs[0])
     return (rank, method, *((option, _sort_key(options[option])) for option in sorted(options)))
 
 
@@ -260,7 +243,7 @@ Named = tuple[Sequence[Run], str, Mapping[str, Any], Mapping[str, Any]]
 
 def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
     """Name each group by its method and by what differs among groups of that method, and give it a look."""
-    options = [_relevant(runs[0]) for runs in buckets]
+    options = [relevant(runs[0]) for runs in buckets]
     methods = [runs[0].method for runs in buckets]
     in_setting = _differing([_select(each, True) for each in options])
     in_method = {
@@ -332,7 +315,9 @@ def _label(method: str, variants: Mapping[str, Any]) -> str:
 
 def describe(options: Mapping[str, Any]) -> str:
     """Options in few words: α=0.1, 20 clients."""
-    return ", ".join(describe_option(option, value) for option, value in options.items())
+    told = {"program.name", "program.budget"} if options.get("program.name") == "budget" else set()
+    left_out = "program.name" if told <= options.keys() and told else ""  # budget=0.1 says it already
+    return ", ".join(describe_option(option, value) for option, value in options.items() if option != left_out)
 
 
 def describe_option(option: str, value: Any) -> str:

@@ -19,7 +19,7 @@ SHARE_OF_BUBBLE = 22.0  # pixels of the largest
 TICKS: dict[Kind, dict[str, Any]] = {
     "number": {"exponentformat": "power"},
     "count": {"tickformat": ",d"},
-    "share": {"tickformat": ".0%"},
+    "share": {"tickformat": ".3~%"},
     "bytes": {"tickformat": "~s", "ticksuffix": "B"},
     "seconds": {"tickformat": "~g", "ticksuffix": " s"},
 }
@@ -201,13 +201,23 @@ def _rule(mark: Level) -> dict[str, Any]:
 
 
 def _box(mark: Box, panel: Panel) -> dict[str, Any]:
-    notes = list(mark.notes) or [""] * len(mark.values)
+    """Quartiles and whiskers are computed here, as matplotlib does: plotly.js would interpolate in another way."""
+    known = np.isfinite(mark.values)
+    values = mark.values[known]
+    given = mark.notes or [""] * len(mark.values)
+    notes = [note for note, is_known in zip(given, known, strict=True) if is_known]
+    first, median, third = quartiles = np.percentile(values, (25, 50, 75)) if len(values) else np.full(3, math.nan)
+    reach = 1.5 * (third - first)
+    inside = values[(values >= first - reach) & (values <= third + reach)] if len(values) else quartiles
+    low, high = min(inside.min(), first), max(inside.max(), third)
+    box = zip(("q1", "median", "q3", "lowerfence", "upperfence"), (first, median, third, low, high), strict=True)
     return {
-        "type": "box", "orientation": "h", "name": mark.label, "x": _numbers(mark.values),
-        "y0": mark.position, "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "width": 0.6, "hoveron": "points",
+        "type": "box", "orientation": "h", "name": mark.label, "x": [_numbers(values)], "y": [mark.position],
+        **{name: _numbers(np.array([value])) for name, value in box},
+        "boxpoints": "all", "jitter": 0.5, "pointpos": 0, "width": 0.6, "hoveron": "points",
         "marker": {"color": f"§{mark.style.colour}/55", "size": 4},
         "line": {"color": f"§{mark.style.colour}", "width": 1.5},
-        "fillcolor": f"§{mark.style.colour}/10", "text": notes,
+        "fillcolor": f"§{mark.style.colour}/10", "text": [notes],
         "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
     }  # fmt: skip
 

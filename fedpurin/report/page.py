@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from fedpurin.report.comparison import Comparison
+from fedpurin.report.facts import facts
 from fedpurin.report.figure import Figure, Remark, Section
 from fedpurin.report.interactive import to_plotly
 from fedpurin.report.read import Run
@@ -51,7 +52,7 @@ def _header(comparison: Comparison) -> str:
     methods = list(dict.fromkeys(group.method for group in comparison.groups))
     seeds = {run.seed for run in comparison.runs}
     rounds = sorted({run.planned_rounds for run in comparison.runs})
-    facts = [
+    counts = [
         _plural(len(comparison.runs), "run"),
         _plural(len(methods), "method"),
         _plural(len(seeds), "seed"),
@@ -59,7 +60,17 @@ def _header(comparison: Comparison) -> str:
         *([f"{len(comparison.settings)} settings"] if len(comparison.settings) > 1 else []),
         f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
-    return f"<header><h1>{_title(comparison)}</h1><p class='facts'>{' · '.join(facts)}</p></header>"
+    return (
+        f"<header><h1>{_title(comparison)}</h1><p class='facts'>{' · '.join(counts)}</p>{_setting(comparison)}</header>"
+    )
+
+
+def _setting(comparison: Comparison) -> str:
+    """What all runs had in common, and between what values the rest lay."""
+    rows = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts(comparison)
+    )
+    return f"<dl class='setting'>{rows}</dl>"
 
 
 def _title(comparison: Comparison) -> str:

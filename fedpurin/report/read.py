@@ -77,6 +77,8 @@ class Run:
     partition: Partition | None
     masks: Masks | None
     status: str
+    revision: str
+    """The code's git revision, marked where files had been changed; empty where unknown."""
     notes: tuple[str, ...]
 
     @property
@@ -102,13 +104,18 @@ class Run:
 
     @cached_property
     def method(self) -> str:
-        """The recorded choice of `configs/method`; in older runs what the run's name tells, else the class."""
+        """The recorded choice of `configs/method`, else the class with the switches that make it another rule.
+
+        Never the run's name: that is the user's to choose.
+        """
         if chosen := self.options.get("choices.method"):
             return str(chosen).rpartition(".")[2]
-        name, suffix = str(self.options.get("name", "")), f"-{self.data}"
-        if name.endswith(suffix) and name != suffix:
-            return name.removesuffix(suffix)
-        return str(self.options.get("method._target_", "unknown")).rpartition(".")[2].lower()
+        name = str(self.options.get("method._target_", "unknown")).rpartition(".")[2].lower()
+        switches = tuple(self.options.get(f"method.{option}") for option in ("overlap", "normalise"))
+        if name != "fedpurin" or switches in ((None, None), ("published", "collaborators"), ("published", None)):
+            return name
+        recommended = switches == ("dice", "contributors") and self.options.get("scores.source") == "update"
+        return "fedpurin_recommended" if recommended else f"fedpurin ({', '.join(map(str, switches))})"
 
     def has(self, name: str) -> bool:
         return name in self.metrics and bool(np.isfinite(self.metrics[name]).any())
@@ -131,7 +138,7 @@ def read_run(path: Path) -> Run:
         BrokenRun: no configuration or no complete round.
     """
     notes: list[str] = []
-    options = _read_options(path / "config.yaml")
+    options = _read_choices(path / ".hydra" / "hydra.yaml") | _read_options(path / "config.yaml")
     lines = _by_round(_json_lines(path / "metrics.jsonl", notes, required=True))
     if not lines:
         raise BrokenRun("metrics.jsonl holds no complete round")
@@ -149,6 +156,7 @@ def read_run(path: Path) -> Run:
         partition=_read_partition(path / "partition.json", notes),
         masks=_read_masks(path / "masks.jsonl", notes),
         status=_read_status(path / "summary.json", notes),
+        revision=_read_revision(path / "environment.json"),
         notes=tuple(notes),
     )
 
@@ -172,6 +180,24 @@ def _read_options(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict) or not loaded:
         raise BrokenRun("config.yaml is empty")
     return dict(flatten({str(key): value for key, value in loaded.items()}))
+
+
+def _read_choices(path: Path) -> dict[str, Any]:
+    """What Hydra says was chosen of each group: for runs whose config.yaml does not record it yet."""
+    try:
+        choices = OmegaConf.load(path).hydra.runtime.choices
+        return {f"choices.{group}": chosen for group, chosen in choices.items() if group == "method" and chosen}
+    except Exception:  # missing, broken or of another version of Hydra: the method is named by its class
+        return {}
+
+
+def _read_revision(path: Path) -> str:
+    try:
+        record = json.loads(path.read_text())
+        revision = str(record.get("git_revision") or "")[:10]
+        return revision + (" with changes" if revision and record.get("git_changed_files") else "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _json_lines(path: Path, notes: list[str], *, required: bool = False) -> Iterator[dict[str, Any]]:

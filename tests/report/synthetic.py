@@ -76,7 +76,8 @@ def _config(spec: Spec) -> DictConfig:
             "scores": {"order": "second", "source": "gradient"},
             "seed": spec.seed,
             "network": None,
-            "name": f"{spec.method}-digits",
+            "name": "a name that says nothing",
+            "choices": {"method": spec.method},
         }
     )
     if spec.method.startswith("fedpurin"):
@@ -84,8 +85,6 @@ def _config(spec: Spec) -> DictConfig:
         config.merge_with({"method": {"beta": 100, "overlap": overlap}})
     for option, value in spec.options.items():
         OmegaConf.update(config, option, value, force_add=True)
-    if "data.name" in spec.options:
-        config.name = f"{spec.method}-{spec.options['data.name']}"
     return config
 
 

@@ -9,7 +9,10 @@ import pytest
 
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import Comparison, Spread, compare
-from fedpurin.report.parts.accuracy import pareto_front
+from fedpurin.report.facts import facts
+from fedpurin.report.figure import Line
+from fedpurin.report.parts import costs, sweep
+from fedpurin.report.parts.accuracy import pareto, pareto_front
 from fedpurin.report.read import read_run
 from tests.report.synthetic import Spec, write_run
 
@@ -110,3 +113,63 @@ def test_many_variants_leave_the_best_of_each_method_in_colour(make) -> None:  #
 def test_pareto_front_by_hand() -> None:
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (3.0, 0.8), (4.0, 0.9), (2.5, 0.7)]
     assert pareto_front(points) == [(1.0, 0.5), (2.5, 0.7), (3.0, 0.9)]
+
+
+def test_options_that_the_program_does_not_use_do_not_split_nor_name(make) -> None:  # type: ignore[no-untyped-def]
+    budget = {"program__name": "budget"}
+    comparison = make(
+        small(program__tau=0.1),
+        small(program__tau=0.1, program__budget=0.3),
+        small(program__tau=0.1, program__budget=0.05, **budget),
+        small(program__tau=0.7, program__budget=0.05, **budget, seed=2),
+        small(program__tau=0.1, program__budget=0.2, **budget),
+    )
+    assert [(group.label, len(group.runs)) for group in comparison.groups] == [
+        ("fedpurin budget=0.05", 2), ("fedpurin budget=0.2", 1), ("fedpurin layerwise, τ=0.1", 1),
+    ]  # fmt: skip
+    assert comparison.x == "program.budget"
+    (figure, *_) = sweep.section(comparison).items
+    assert {type(mark).__name__ for mark in figure.panels[0].marks} == {"Line", "Level"}
+    (line,) = [mark for mark in figure.panels[0].marks if isinstance(mark, Line)]
+    assert (line.label, line.x.tolist()) == ("fedpurin", [0.05, 0.2])
+
+
+def test_panels_of_a_sweep_and_of_the_ledger_hold_one_setting(make) -> None:  # type: ignore[no-untyped-def]
+    comparison = make(*(small(program__tau=tau, partition__alpha=alpha) for tau in (0.1, 0.5) for alpha in (0.1, 1.0)))
+    by_option = sweep.by_option(comparison, "program.tau")
+    assert [panel.title for panel in by_option.panels] == ["α=0.1"] * 3 + ["α=1"] * 3
+    (by_phase,) = costs.ledger(comparison)
+    assert [panel.title for panel in by_phase.panels] == ["Up, α=0.1", "Down, α=0.1", "Up, α=1", "Down, α=1"]
+
+
+def test_the_pareto_line_leaves_out_what_does_no_better_than_local(make) -> None:  # type: ignore[no-untyped-def]
+    comparison = make(small("local"), small("fedavg"), small(program__tau=0.1), small(program__tau=0.5))
+    figure = pareto(comparison)
+    drawn = [mark for mark in figure.panels[0].marks if isinstance(mark, Line)]
+    local = comparison.local("")
+    assert local is not None
+    alone = local.runs[0].last("accuracy/personalized")
+    assert all((mark.y > alone).all() for mark in drawn)
+    assert pareto_front([(0.0, 0.8), (1.0, 0.7), (2.0, 0.9)]) == [(0.0, 0.8), (2.0, 0.9)]
+
+
+def test_the_method_is_the_recorded_choice_or_the_class_never_the_name(make) -> None:  # type: ignore[no-untyped-def]
+    def method(**options: object) -> str:
+        (group,) = make(small("fedpurin_recommended", choices__method=None, **options)).groups
+        return str(group.method)
+
+    update = {"scores__source": "update"}
+    assert method(method__normalise="contributors", **update, name="fedavg-digits") == "fedpurin_recommended"
+    assert method(method__overlap="published", method__normalise="collaborators", name="pilot") == "fedpurin"
+    assert method(method__normalise="contributors") == "fedpurin (dice, contributors)"
+    assert method(method___target_="my.package.Gossip", name="local-digits") == "gossip"
+    (group,) = make(small("fedpurin_recommended", name="fedpurin-digits")).groups
+    assert group.method == "fedpurin_recommended"
+
+
+def test_the_setting_is_told_in_short(make) -> None:  # type: ignore[no-untyped-def]
+    told = dict(facts(make(small(), small(partition__alpha=0.1), small("local"))))
+    assert set(told["Partition"].split(", ")) == {"dirichlet α=0.5", "dirichlet α=0.1"}
+    assert (told["Data"], told["Clients"], told["Rounds"]) == ("digits", "2", "3")
+    assert (told["Local epochs"], told["Learning rate"], told["Horizon β"]) == ("5", "0.1", "100")
+    assert "Code" not in told  # these folders have no environment.json

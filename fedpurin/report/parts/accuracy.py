@@ -96,7 +96,7 @@ def pareto(comparison: Comparison) -> Figure:
     panels = []
     for setting, groups in comparison.by_setting.items():
         marks: list[Mark] = []
-        points = []
+        points: list[tuple[float, float]] = []
         for group in groups:
             accuracy, traffic = group.spread(final_accuracy), group.spread(both_ways)
             rows.append([*label_columns(group), traffic.mean, traffic.std, accuracy.mean, accuracy.std, accuracy.count])
@@ -104,6 +104,7 @@ def pareto(comparison: Comparison) -> Figure:
                 continue
             if not traffic.mean > 0:
                 marks.append(reference(group, accuracy.mean))
+                points.append((0.0, accuracy.mean))
                 continue
             points.append((traffic.mean, accuracy.mean))
             marks.append(
@@ -112,7 +113,8 @@ def pareto(comparison: Comparison) -> Figure:
                     x_error=np.array([traffic.std]), y_error=np.array([accuracy.std]),
                 )
             )  # fmt: skip
-        front = pareto_front(points)
+        # what sends nothing cannot be drawn on the axis, but whoever does no better for more is not on the front
+        front = [point for point in pareto_front(points) if point[0] > 0]
         if len(front) > 1:
             x, y = np.array(front).T
             marks.insert(0, Line("Pareto front", x, y, Style("muted", "dot", quiet=True)))
@@ -122,7 +124,8 @@ def pareto(comparison: Comparison) -> Figure:
         "pareto",
         "Accuracy for bytes",
         "Final accuracy against bytes up and down a client and round; bars are ± one sample standard deviation over "
-        "seeds. Up and to the left is better; the thin line joins methods that no other beats in both.",
+        "seeds. Up and to the left is better; the thin line joins methods that no other beats in both, "
+        "training alone at no bytes included.",
         panels[:MAX_PANELS],
         Numbers(
             ("setting", "label", "bytes_mean", "bytes_std", "accuracy_mean", "accuracy_std", "seeds"),

@@ -137,15 +137,18 @@ def _ledger_figure(key: str, title: str, what: str, stacks: Stacks, comparison: 
     sending = [group for group in comparison.groups if group.drawn and any(group in stack for stack in stacks.values())]
     names = sorted({name for _, name in stacks})
     panels = []
-    for direction in ("up", "down"):
-        bars = [
-            Bars(name, np.array([stacks[direction, name].get(group, 0.0) for group in sending]), categorical(index))
-            for index, name in enumerate(names)
-            if (direction, name) in stacks
-        ]
-        groups = Axis("", categories=tuple(group.full_label for group in sending))
-        size = max(0.7, 0.3 + 0.1 * len(sending))
-        panels.append(Panel(Axis("Bytes a client and round", "bytes"), groups, bars, direction.capitalize(), rows=size))
+    for setting in dict.fromkeys(group.setting for group in sending):
+        shown = [group for group in sending if group.setting == setting]
+        names_here = Axis("", categories=tuple(group.label for group in shown))
+        for direction in ("up", "down"):
+            bars = [
+                Bars(name, np.array([stacks[direction, name].get(group, 0.0) for group in shown]), categorical(index))
+                for index, name in enumerate(names)
+                if (direction, name) in stacks
+            ]
+            title = ", ".join(part for part in (direction.capitalize(), setting) if part)
+            rows_high = max(0.7, 0.3 + 0.1 * len(shown))
+            panels.append(Panel(Axis("Bytes a client and round", "bytes"), names_here, bars, title, rows=rows_high))
     rows = [
         [*label_columns(group), direction, name, value]
         for (direction, name), stack in sorted(stacks.items())
@@ -155,7 +158,7 @@ def _ledger_figure(key: str, title: str, what: str, stacks: Stacks, comparison: 
         key,
         title,
         f"Encoded bytes a client and round by {what}, as the ledger counted them; means over seeds.",
-        panels,
+        panels[: 2 * MAX_SETTINGS],
         Numbers(("setting", "label", "direction", what, "bytes_per_client_round"), rows),
         columns=2,
     )

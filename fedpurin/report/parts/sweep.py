@@ -26,6 +26,8 @@ from fedpurin.report.read import Run
 from fedpurin.report.style import NUM_STYLES, Style, categorical
 from fedpurin.report.table import Numbers
 
+MAX_SETTINGS = 3
+
 
 def mean_density(run: Run) -> float:
     """Share of the shared parameters that are critical, mean over clients and rounds."""
@@ -63,56 +65,64 @@ def by_option(comparison: Comparison, x: str) -> Figure:
     """Accuracy, density and bytes as x grows; what does not have the option is a level."""
     values = comparison.values(x)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    series, without = _series(comparison, x)
-    styles = _styles(series, without)
     rows: list[list[Any]] = []
     panels = []
-    for name, title, kind, measure in MEASURES:
-        marks: list[Mark] = []
-        for label, groups in series.items():
-            spreads = [group.spread(measure) for group in groups]
-            places = [_value(group, x) for group in groups]
-            rows += [[name, label, place, s.mean, s.std, s.count] for place, s in zip(places, spreads, strict=True)]
-            at = [float(place) if numeric else values.index(place) for place in places]
-            if any(math.isfinite(spread.mean) for spread in spreads):
-                marks.append(_line(label, at, spreads, styles[label]))
-        for group in without:
-            spread = group.spread(measure)
-            rows.append([name, group.full_label, None, spread.mean, spread.std, spread.count])
-            if math.isfinite(spread.mean) and (name == "accuracy" or spread.mean > 0):
-                marks.append(reference(group, spread.mean))
-        if any(isinstance(mark, Line) for mark in marks):
-            panels.append(Panel(_x_axis(x, values, numeric), Axis(title, kind), quiet_first(marks)))
+    for title, members in _settings_beside(comparison, x).items():
+        series, without = _series(comparison, x, members)
+        styles = _styles(series, without)
+        for name, measured, kind, measure in MEASURES:
+            marks: list[Mark] = []
+            for label, groups in series.items():
+                spreads = [group.spread(measure) for group in groups]
+                places = [_value(group, x) for group in groups]
+                rows += [
+                    [title, name, label, place, s.mean, s.std, s.count]
+                    for place, s in zip(places, spreads, strict=True)
+                ]
+                at = [float(place) if numeric else values.index(place) for place in places]
+                if any(math.isfinite(spread.mean) for spread in spreads):
+                    marks.append(_line(label, at, spreads, styles[label]))
+            for group in without:
+                spread = group.spread(measure)
+                rows.append([title, name, group.label, None, spread.mean, spread.std, spread.count])
+                if math.isfinite(spread.mean) and (name == "accuracy" or spread.mean > 0):
+                    marks.append(reference(group, spread.mean))
+            if any(isinstance(mark, Line) for mark in marks):
+                panels.append(Panel(_x_axis(x, values, numeric), Axis(measured, kind), quiet_first(marks), title))
     return Figure(
         "by_option",
         f"Accuracy, density and bytes against {short_name(x)}",
         f"x is {x}. Bands are ± one sample standard deviation over seeds; levels are methods without this option.",
-        panels,
-        Numbers(("figure", "label", x, "mean", "std", "seeds"), rows),
+        panels[: MAX_SETTINGS * len(MEASURES)],
+        Numbers(("setting", "figure", "label", x, "mean", "std", "seeds"), rows),
     )
 
 
 def trade_off(comparison: Comparison, x: str) -> list[Figure]:
     """Accuracy against density and against bytes, points joined in the order of x."""
-    series, without = _series(comparison, x)
-    styles = _styles(series, without)
     rows: list[list[Any]] = []
     panels = []
-    for name, title, kind, measure in MEASURES[1:]:
-        marks: list[Mark] = []
-        for label, groups in series.items():
-            cost, gain = [group.spread(measure) for group in groups], [group.spread(final_accuracy) for group in groups]
-            notes = [describe_option(x, _value(group, x)) for group in groups]
-            rows += [[name, label, note, c.mean, g.mean] for note, c, g in zip(notes, cost, gain, strict=True)]
-            if sum(spread.mean > 0 for spread in cost) > 1:
-                marks.append(_line(label, [spread.mean for spread in cost], gain, styles[label], notes))
-        marks += [
-            reference(group, spread.mean)
-            for group in without
-            if math.isfinite((spread := group.spread(final_accuracy)).mean) and marks
-        ]
-        if marks:
-            panels.append(Panel(Axis(title, kind), ACCURACY_AXIS, quiet_first(marks)))
+    for title, members in _settings_beside(comparison, x).items():
+        series, without = _series(comparison, x, members)
+        styles = _styles(series, without)
+        for name, measured, kind, measure in MEASURES[1:]:
+            marks: list[Mark] = []
+            for label, groups in series.items():
+                cost = [group.spread(measure) for group in groups]
+                gain = [group.spread(final_accuracy) for group in groups]
+                notes = [describe_option(x, _value(group, x)) for group in groups]
+                rows += [
+                    [title, name, label, note, c.mean, g.mean] for note, c, g in zip(notes, cost, gain, strict=True)
+                ]
+                if sum(spread.mean > 0 for spread in cost) > 1:
+                    marks.append(_line(label, [spread.mean for spread in cost], gain, styles[label], notes))
+            marks += [
+                reference(group, spread.mean)
+                for group in without
+                if math.isfinite((spread := group.spread(final_accuracy)).mean) and marks
+            ]
+            if marks:
+                panels.append(Panel(Axis(measured, kind), ACCURACY_AXIS, quiet_first(marks), title))
     if not panels:
         return []
     return [
@@ -120,23 +130,34 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
             "trade_off",
             "What sparsity costs",
             f"Final accuracy against mask density and against bytes, joined in the order of {x}.",
-            panels,
-            Numbers(("figure", "label", x, "cost_mean", "accuracy_mean"), rows),
+            panels[: MAX_SETTINGS * (len(MEASURES) - 1)],
+            Numbers(("setting", "figure", "label", x, "cost_mean", "accuracy_mean"), rows),
         )
     ]
 
 
-def _series(comparison: Comparison, x: str) -> tuple[dict[str, list[Group]], list[Group]]:
-    """Groups that differ in x only, by what they have in common, and those that do not have the option."""
+def _settings_beside(comparison: Comparison, x: str) -> dict[str, list[Group]]:
+    """Groups by their setting without x: what is faced alike shares a panel."""
+    settings: dict[str, list[Group]] = defaultdict(list)
+    for group in comparison.groups:
+        beside = {option: value for option, value in group.setting_options.items() if option != x}
+        settings[describe(beside)].append(group)
+    return settings
+
+
+def _series(comparison: Comparison, x: str, members: list[Group]) -> tuple[dict[str, list[Group]], list[Group]]:
+    """Groups that differ in x only, by what they have in common, and those that do not use the option."""
     series: dict[str, list[Group]] = defaultdict(list)
     without: list[Group] = []
     swept = comparison.swept
-    for group in comparison.groups:
+    for group in members:
         if x != "method" and x not in group.options:
             without.append(group)
             continue
-        others = {option: value for option, value in group.swept.items() if option in swept and option != x}
-        head = others.pop("method", "")
+        others = {option: value for option, value in group.variant.items() if option in swept and option != x}
+        if x == "program.budget":
+            others.pop("program.name", None)  # only that program has a budget
+        head = group.method if "method" in swept and x != "method" else ""
         series[" ".join(part for part in (head, describe(others)) if part) or group.method].append(group)
     order = comparison.values(x)
     return {
