@@ -70,7 +70,7 @@ class VolumeConfig:
 class PartitionConfig:
     """How samples are dealt to clients; train and test follow the same class proportions."""
 
-    name: Literal["iid", "dirichlet", "pathological"]
+    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological"]
     num_clients: Annotated[int, Field(ge=1)]
     train_per_client: Annotated[int, Field(ge=1)] | None = None
     """Mean training samples a client; None shares out the whole pool."""

@@ -6,6 +6,7 @@ files (sources.py, folder.py) and batches (pool.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,7 +115,8 @@ def from_datasets(
     """Turn two torch data sets of (x, y) pairs into pools. Every sample is read once, now.
 
     x is a tensor, an array or a PIL image, the same shape throughout: uint8 samples are images [C, H, W] or
-    [H, W] and are normalised; floating samples of any shape are used as they are. A random transform inside the
+    [H, W] and are normalised; floating samples of any
+    shape, and other integers (tokens), are used as they are. A random transform inside the
     data set is thus drawn once. y is a class number, from 0.
 
     Raises:
@@ -123,8 +125,23 @@ def from_datasets(
     splits = {split: _stack(dataset, split) for split, dataset in (("training", train), ("test", test))}
     if class_names is None:
         highest = max(int(labels.max()) for _, labels in splits.values())
+        _check_dense([labels for _, labels in splits.values()], highest)
         class_names = [str(number) for number in range(highest + 1)]
     return labelled_data(name, splits["training"], splits["test"], class_names)
+
+
+def _check_dense(labels: Sequence[Tensor], highest: int) -> None:
+    """Ids such as 3, 70 and 500 would make a head of 501 outputs; a class or two without samples is only told."""
+    present = torch.unique(torch.cat(list(labels))).tolist()
+    if present[0] < 0 or len(present) == highest + 1:
+        return
+    first = ", ".join(map(str, present[:5])) + (", …" if len(present) > 5 else "")
+    if 2 * len(present) < highest + 1:
+        raise ConfigError(
+            f"the labels are {len(present)} different numbers up to {highest} ({first}); number the classes from 0 to "
+            f"{len(present) - 1}"
+        )
+    warnings.warn(f"{highest + 1 - len(present)} of the classes 0 to {highest} have no sample ({first})", stacklevel=3)
 
 
 def _stack(dataset: Any, split: str) -> tuple[Tensor, Int64[Tensor, " n"]]:
@@ -154,8 +171,10 @@ def _stack(dataset: Any, split: str) -> tuple[Tensor, Int64[Tensor, " n"]]:
             )
     elif inputs.is_floating_point():
         inputs = inputs.float()
+    elif inputs.is_complex():
+        raise ConfigError(f"the {split} samples are {inputs.dtype}; integers or a floating type are possible")
     else:
-        raise ConfigError(f"the {split} samples are {inputs.dtype}; uint8 (images) or a floating type is possible")
+        inputs = inputs.to(torch.int64)  # tokens and other codes
     return inputs, labels.to(torch.int64)
 
 

@@ -1,4 +1,4 @@
-"""Folders of images, `<root>/{train,test}/<class>/*`: grey and colour, of any sizes, mixed.
+"""Folders of images, `<root>/{train,test}/<class>/**`: grey and colour, of any sizes, mixed.
 
 Owns: the folder's rules and the decoding of its files. Does not own: what a size or channel option does to an
 image (images.py).
@@ -6,7 +6,7 @@ image (images.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -47,6 +47,7 @@ def read_image_folder(config: DataConfig) -> tuple[tuple[Tensor, Tensor], tuple[
     paths = {"train": [path for files in train.values() for path in files],
              "test": [path for files in test.values() for path in files]}  # fmt: skip
     shapes = {split: _in_threads(_inspect, files) for split, files in paths.items()}
+    surplus = _surplus_bits([path for files in paths.values() for path in files])
     size = config.image_size or int(np.median([side for side, _ in shapes["train"]]))
     in_colour = any(colour for both in shapes.values() for _, colour in both)
     channels = config.channels or (3 if in_colour else 1)
@@ -55,7 +56,7 @@ def read_image_folder(config: DataConfig) -> tuple[tuple[Tensor, Tensor], tuple[
         images = torch.empty(len(paths[split]), channels, size, size, dtype=torch.uint8)
 
         def decode(item: tuple[int, Path], into: Tensor = images) -> None:
-            into[item[0]] = to_square(with_channels(_decode(item[1]), channels), size)
+            into[item[0]] = to_square(with_channels(_decode(item[1], surplus), channels), size)
 
         _in_threads(decode, list(enumerate(paths[split])))
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
@@ -71,10 +72,7 @@ def _list_classes(root: Path, split: str) -> dict[str, list[Path]]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise ConfigError(f"data.root={root}: {split}/ holds no class folder; it must be laid out as {_LAYOUT}")
-    classes = {
-        name: sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        for name in names
-    }
+    classes = {name: sorted(_images_below(folder / name)) for name in names}
     if empty := [name for name, files in classes.items() if not files]:
         raise ConfigError(
             f"data.root={root}: no image in {split}/ for class {_some(empty)}; each class needs at least one "
@@ -83,18 +81,46 @@ def _list_classes(root: Path, split: str) -> dict[str, list[Path]]:
     return classes
 
 
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Images at any depth (patients, downloads); names that begin with a dot are other programs' files."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def _highest_level(path: Path) -> int:
+    """The greatest value of an image of more than 8 bits a pixel, 0 of any other."""
+
+    def highest(image: Image.Image) -> int:
+        return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+
+    return _read(path, highest)
+
+
+def _surplus_bits(paths: Sequence[Path]) -> int:
+    """Low bits that these images drop to fit a byte: by the depth, 8 to 16 bits, that their greatest value needs."""
+    highest = max(_in_threads(_highest_level, paths), default=0)
+    for bits in (8, 10, 12, 14, 16):
+        if highest < 2**bits:
+            return bits - 8
+    raise ConfigError(f"data.root: images have levels up to {highest}; at most 16 bits (65535) a pixel are possible")
+
+
 def _inspect(path: Path) -> tuple[int, bool]:
     """Shorter side in pixels, and whether the image is in colour; reads the header only."""
     return _read(path, lambda image: (min(image.size), image.mode not in GREY_MODES))
 
 
-def _decode(path: Path) -> Tensor:
+def _decode(path: Path, surplus_bits: int) -> Tensor:
     """An image as uint8 [C, H, W], C = 1 or 3, turned upright as its EXIF tag says; transparency is dropped."""
 
     def convert(image: Image.Image) -> Tensor:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip at 255
-            levels = np.asarray(upright).astype(np.int64).clip(0, 65_535) >> 8
+        if upright.mode == "F":
+            raise ValueError("its pixels are floating numbers of unknown range; save it with 8 or 16 bits a pixel")
+        if upright.mode.startswith("I"):  # 10 to 16 bits a pixel, which PIL would clip at 255
+            levels = np.asarray(upright).astype(np.int64).clip(0) >> surplus_bits
             return torch.from_numpy(levels.astype(np.uint8)).unsqueeze(0)
         pixels = np.asarray(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
         return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())

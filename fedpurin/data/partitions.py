@@ -5,7 +5,8 @@ whole numbers under a pool's limits (quotas.py), options and their ranges (confi
 
     iid            every client has the training pool's class proportions
     dirichlet      client i's proportions are drawn from Dir(α · 1) over the classes (Hsu et al. 2019, arXiv
-                   1909.06335)
+                   1909.06335, draw from Dir(α · p), p the pool's proportions: the same where classes are equal)
+    dirichlet_by_class   by_class.py: each class is dealt over the clients, and sizes follow
     pathological   every client holds `classes_per_client` classes in equal parts (McMahan et al. 2017); classes
                    are dealt in shuffled turns, so each goes to as many clients as any other, give or take one
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpurin.config import ConfigError, PartitionConfig, VolumeConfig
+from fedpurin.data.by_class import deal_by_class
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.quotas import Counts, Shares, bend_shares, round_counts, share_out
 from fedpurin.seeding import numpy_generator
@@ -126,7 +128,11 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
     train_labels, test_labels = data.train.labels.cpu().numpy(), data.test.labels.cpu().numpy()
     pools = _Pools(*(np.bincount(labels, minlength=data.num_classes) for labels in (train_labels, test_labels)))
     _check_sizes(config, int(pools.train.sum()), int(pools.test.sum()))
-    counts, test_counts = _settle(config, _make_wish(config, pools, seed), pools)
+    if config.name == "dirichlet_by_class":
+        generator = numpy_generator(seed, "partition/shares")
+        counts, test_counts = deal_by_class(config, pools.train, pools.test, generator)
+    else:
+        counts, test_counts = _settle(config, _make_wish(config, pools, seed), pools)
     return Partition(
         _deal(counts, train_labels, config.disjoint, numpy_generator(seed, "partition/train")),
         _deal(test_counts, test_labels, config.disjoint, numpy_generator(seed, "partition/test")),

@@ -34,7 +34,7 @@ class Pool:
     """Samples `inputs` [n, ...] and class numbers `labels` [n] of one split, on one device.
 
     uint8 inputs are images [n, C, H, W] and are normalised to (x − mean_c) / std_c with `mean` and `std` [C] in
-    pixel values 0–255; floating inputs of any shape go to the model as they are.
+    pixel values 0–255; floating and int64 inputs of any shape go to the model as they are.
     """
 
     inputs: Tensor
@@ -100,7 +100,10 @@ class Pool:
             yield from zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True)
 
     def _gather(self, order: Tensor, draws: augment.Draws | None) -> Tensor:
-        inputs = self.inputs.index_select(0, order).to(torch.float32)
+        inputs = self.inputs.index_select(0, order)
+        if inputs.dtype == torch.int64:  # tokens
+            return inputs
+        inputs = inputs.to(torch.float32)
         if self.mean is not None and self.std is not None:
             inputs.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
         return inputs if draws is None else augment.apply(inputs, draws, self.crop_padding)

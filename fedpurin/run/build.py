@@ -93,6 +93,9 @@ def _assemble(
         timeout_seconds=config.exchange.timeout_seconds,
     )
     processes = Processes(fabric.device, config.exchange.timeout_seconds)
+    if (train is None) != (test is None):
+        given, lacking = ("train", "test") if test is None else ("test", "train")
+        raise ConfigError(f"simulate was given {given} and no {lacking}; pass both data sets, or none for `data`'s")
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
     parts = partition(config.partition, data, config.seed)
@@ -115,6 +118,7 @@ def _assemble(
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
     check_fit(module, data.train)
+    _check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
 
     trainer = LocalTrainer(
@@ -183,9 +187,9 @@ def make(options: Mapping[str, Any], group: str) -> Any:
         raise ConfigError(f"{group}: {_one_line(cause)}") from error
 
 
-def check_fit(module: LightningModule, pool: Any) -> None:
+def check_fit(module: LightningModule, pool: Any, count: int = 4) -> None:
     """Run one small training step without effect, so that a model that cannot take these data is named at once."""
-    count = min(4, pool.num_samples)
+    count = min(count, pool.num_samples)
     state = {name: value.clone() for name, value in module.state_dict().items()}
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(0, "check"))
@@ -211,6 +215,24 @@ def check_optimizers(module: LightningModule) -> None:
     except ValueError as error:
         what = f"model: configure_optimizers of {type(module).__name__}"
         raise ConfigError(f"{what}: {_one_line(error)}") from error
+
+
+def _check_single_samples(module: LightningModule, pool: Any, sizes: Sequence[int], batch_size: int) -> None:
+    """Batches of one sample: batch normalisation has no statistics there, unless feature maps are larger than a pixel."""
+    alone = [str(client) for client, size in enumerate(sizes) if size == 1]
+    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if not norms or (batch_size > 1 and not alone):
+        return
+    try:
+        check_fit(module, pool, count=1)
+    except ConfigError as error:
+        if batch_size == 1:
+            raise ConfigError(f"trainer.batch_size=1: batch normalisation needs two samples; {error}") from None
+        named = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
+        raise ConfigError(
+            f"partition: client {named} has one training sample, and batch normalisation needs two; raise "
+            "partition.volume.floor or partition.train_per_client, or take fewer clients"
+        ) from None
 
 
 def _check_hooks(module: LightningModule) -> None:

@@ -84,7 +84,12 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
         (Pairs([(torch.zeros(1), 0)]), Pairs([(torch.zeros(2), 0)]), "must agree"),
         (Pairs([(torch.zeros(1), -1)]), Pairs([(torch.zeros(1), 0)]), "labels run from -1"),
         (Pairs([(torch.zeros(1), 0, 0)]), Pairs([(torch.zeros(1), 0)]), r"no \(x, y\) pair"),
-        (Pairs([(torch.zeros(1, dtype=torch.int64), 0)]), Pairs([(torch.zeros(1), 0)]), "int64; uint8"),
+        (Pairs([(torch.zeros(1, dtype=torch.complex64), 0)]), Pairs([(torch.zeros(1), 0)]), "complex64; integers"),
+        (
+            Pairs([(torch.zeros(1), n) for n in (3, 70, 500)]),
+            Pairs([(torch.zeros(1), 3)]),
+            "3 different numbers up to 500",
+        ),
         (Pairs([(torch.zeros(1, dtype=torch.uint8), 0)]), Pairs([(torch.zeros(1), 0)]), "stands for images"),
         (TensorDataset(torch.zeros(2, 1), torch.zeros(2)), Pairs([(torch.zeros(1), 0)]), "must be class numbers"),
     ],
@@ -92,3 +97,17 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
 def test_mistakes_are_named(train: Any, test: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_datasets(train, test)
+
+
+def test_tokens_reach_the_model_as_integers() -> None:
+    tokens = torch.tensor([[5, 300], [7, 2]], dtype=torch.int32)
+    data = from_datasets(TensorDataset(tokens, torch.tensor([0, 1])), TensorDataset(tokens, torch.tensor([0, 1])))
+    ((x, _),) = data.train.batches([1, 0], 2)
+    assert x.dtype == torch.int64
+    assert x.tolist() == [[7, 2], [5, 300]]
+
+
+def test_a_class_without_samples_is_told() -> None:
+    pairs = Pairs([(torch.zeros(1), 1), (torch.zeros(1), 2)])
+    with pytest.warns(UserWarning, match="1 of the classes 0 to 2"):
+        assert from_datasets(pairs, pairs).num_classes == 3

@@ -56,7 +56,7 @@ def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
     [
         ("1", 1, 1, 255),
         ("LA", (7, 255), 1, 7),
-        ("I;16", 0x1234, 1, 0x12),
+        ("I;16", 0xF234, 1, 0xF2),
         ("RGBA", (1, 2, 3, 255), 3, 1),
         ("P", 0, 3, 0),
     ],
@@ -133,3 +133,26 @@ def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], str]) ->
 def test_root_is_needed() -> None:
     with pytest.raises(ConfigError, match=r"data\.root=null: data=image_folder needs the folder"):
         load(DataConfig(name="image_folder"), seed=0)
+
+
+def test_subfolders_count_and_hidden_files_do_not(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write(tmp_path / "train" / "ant" / "patient7" / "2.png", colour=9)
+    (tmp_path / "train" / "ant" / "._1.png").write_bytes(b"AppleDouble")
+    write(tmp_path / "train" / "ant" / ".cache" / "3.png")
+    assert read(tmp_path).train.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_twelve_bits_in_sixteen_keep_their_levels(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write(tmp_path / "train" / "ant" / "1.png", "I;16", colour=0x0FF0)
+    write(tmp_path / "test" / "ant" / "1.png", "I;16", colour=0x0800)
+    data = read(tmp_path)
+    assert (int(data.train.inputs[0].max()), int(data.test.inputs[0].max())) == (0xFF, 0x80)
+
+
+def test_floating_pixels_are_refused_by_name(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write(tmp_path / "train" / "ant" / "2.tiff", "F", colour=0.5)
+    with pytest.raises(ConfigError, match=r"2\.tiff.*floating numbers"):
+        read(tmp_path)

@@ -192,3 +192,23 @@ def test_a_client_larger_than_the_pool_is_named(make_data: MakeData) -> None:
     )
     with pytest.raises(ConfigError, match=r"partition\.train_per_client=100 .*volume\.name=powerlaw: at most \d+ is"):
         partition(config, make_data([60] * 5, [20] * 5), 0)
+
+
+def test_each_class_is_dealt_over_the_clients_whole(make_data: MakeData) -> None:
+    data = make_data([100, 60, 40], [20, 15, 10])
+    config = PartitionConfig(name="dirichlet_by_class", num_clients=4, alpha=0.3)
+    parts = partition(config, data, 0)
+    check(parts, data, disjoint=True)
+    assert parts.class_counts.sum(axis=0).tolist() == [100, 60, 40]
+    assert parts.test_class_counts.sum(axis=0).tolist() == [20, 15, 10]
+    assert parts.class_counts.sum(axis=1).min() >= 10
+    shares, test_shares = parts.class_counts / [100, 60, 40], parts.test_class_counts / [20, 15, 10]
+    assert np.abs(shares - test_shares).max() < 0.11  # one test sample of ten, and rounding
+
+
+def test_a_rule_by_class_refuses_what_it_cannot_honour(make_data: MakeData) -> None:
+    data = make_data([30, 30], [10, 10])
+    with pytest.raises(ConfigError, match=r"partition\.train_per_client=5 .*must be null"):
+        partition(PartitionConfig(name="dirichlet_by_class", num_clients=3, train_per_client=5), data, 0)
+    with pytest.raises(ConfigError, match=r"none of 1000 draws gave everybody 10 training"):
+        partition(PartitionConfig(name="dirichlet_by_class", num_clients=8), data, 0)
