@@ -31,6 +31,8 @@ class Answer:
     building_seconds: float
     solver_seconds: float
     encodings: tuple[Encoding, ...] | None = None
+    has_failed: bool = False
+    """True where the solver called the program infeasible or unbounded: a known start, bounded by the prices."""
 
 
 def close_gap(objective: float, bound: float) -> float:
@@ -42,7 +44,9 @@ def relative_gap(objective: float, bound: float) -> float:
     return (bound - objective) / bound if bound > objective else 0.0
 
 
-def name_status(gap: float, tolerance: float, is_finished: bool) -> Status:
+def name_status(gap: float, tolerance: float, is_finished: bool, has_failed: bool = False) -> Status:
+    if has_failed:
+        return "solver_failed"
     if gap == 0.0:
         return "optimal"
     if gap <= tolerance:

@@ -19,7 +19,7 @@ from fedpurin.selection.reduction.instance import Choice, Instance, Items, Plan,
 from fedpurin.selection.reduction.passes import AggregateEqual, Chain, DropNull, Reduction
 from fedpurin.selection.reduction.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
 from fedpurin.selection.reduction.scan import Scan
-from fedpurin.selection.solver import Outcome, SolverError, solve_statement
+from fedpurin.selection.solver import NonsenseError, Outcome, SolverError, solve_statement
 from fedpurin.space import Layout
 
 _LARGEST_SCORE = 1e6  # as the solver sees it; its absolute tolerances are 1e-9 and 1e-7
@@ -125,13 +125,16 @@ class CardinalityProgram:
             "total": 0.0 if core.total is None else float(core.total),
         }
         statement = self._state(tuple(len(item.size) for item in items), values)
-        outcome = solve_statement(
-            statement.problem,
-            self.program.solver,
-            absolute_gap=0.0,
-            time_limit=deadline - time.perf_counter(),
-            is_core=self.program.reduce,
-        )
+        try:
+            outcome = solve_statement(
+                statement.problem,
+                self.program.solver,
+                absolute_gap=0.0,
+                time_limit=deadline - time.perf_counter(),
+                is_core=self.program.reduce,
+            )
+        except NonsenseError:
+            return None, Outcome(False, False, math.inf, 0.0, 0.0), scale
         if not outcome.has_solution:
             return None, outcome, scale
         ends = np.cumsum([len(item.size) for item in items])[:-1]

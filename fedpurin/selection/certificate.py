@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedpurin.exchange.wire.costs import Encoding
 
-Status = Literal["optimal", "within_tolerance", "time_limit", "numerical_limit"]
+Status = Literal["optimal", "within_tolerance", "time_limit", "numerical_limit", "solver_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,9 @@ class Certificate:
 
     status: Status
     """`optimal`: the gap is 0. `within_tolerance`: at most `program.gap_tolerance`. `time_limit`: stopped
-    there, with the gap it had by then. `numerical_limit`: the solver's double precision closes it no further."""
+    there, with the gap it had by then. `numerical_limit`: the solver's double precision closes it no further.
+    `solver_failed`: it called the program infeasible or unbounded, which it cannot be; the mask is the best that was
+    known before, the bound is the dual prices' own, and both hold."""
     objective: float
     """Sum of the selected scores, float64."""
     upper_bound: float

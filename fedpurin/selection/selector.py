@@ -77,7 +77,7 @@ class Selector:
     def _certify(self, answer: Answer, total_seconds: float) -> Certificate:
         gap = relative_gap(answer.objective, answer.upper_bound)
         return Certificate(
-            status=name_status(gap, self.config.gap_tolerance, answer.is_finished),
+            status=name_status(gap, self.config.gap_tolerance, answer.is_finished, answer.has_failed),
             objective=answer.objective,
             upper_bound=answer.upper_bound,
             gap=gap,

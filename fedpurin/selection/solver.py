@@ -27,6 +27,10 @@ class SolverError(RuntimeError):
     """The solver failed, or gave an answer that its own status or the constraints contradict."""
 
 
+class NonsenseError(SolverError):
+    """The solver called a program infeasible or unbounded that has a known solution and a known bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a solver said. Its variables' values are in the statement where `has_solution`."""
@@ -59,7 +63,8 @@ def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limi
         is_core: small, and a good solution is known already: leave out what looks for one, and what pays late.
 
     Raises:
-        SolverError: the solver fails or calls the program infeasible or unbounded.
+        NonsenseError: the solver calls the program infeasible or unbounded.
+        SolverError: the solver fails.
     """
     start = time.perf_counter()
     options = _options(solver, absolute_gap, min(max(time_limit, 1e-3), 1e9), is_core)
@@ -123,11 +128,15 @@ def _read(solver: str, raw: Any) -> Outcome:
     """What the solver reports, before any value is looked at. CVXPY minimises −objective."""
     if solver == "SCIP":
         model, status = raw["model"], raw["scip_status"]
+        if status in ("infeasible", "unbounded", "inforunbd"):
+            raise NonsenseError(f"SCIP stopped with status {status!r}")
         if status not in ("optimal", "gaplimit", "timelimit"):
             raise SolverError(f"SCIP stopped with status {status!r}")
         return Outcome("primal" in raw, status != "timelimit", -model.getDualbound(), 0.0, model.getSolvingTime())
     if solver == "HIGHS":
         status, info = raw["model_status"], raw["info"]
+        if status in ("kInfeasible", "kUnbounded", "kUnboundedOrInfeasible"):
+            raise NonsenseError(f"HIGHS stopped with status {status!r}")
         if status not in ("kOptimal", "kTimeLimit"):
             raise SolverError(f"HIGHS stopped with status {status!r}")
         is_finished = status == "kOptimal"

@@ -67,13 +67,17 @@ class FixByBytePrice(Reduction):
         prices = instance.prices
         assert prices is not None
         lagrangian, gain = prices.lagrangian, prices.response.gain
-        best = np.maximum.reduceat(gain, lagrangian.first)[lagrangian.tensor]
-        allowance = prices.slack - (best - gain)
-        low, high = lagrangian.windows(prices.response, np.maximum(allowance, 0.0))
         position = {
             (int(tensor), encoding): index
             for index, (tensor, encoding) in enumerate(zip(lagrangian.tensor, lagrangian.encodings, strict=True))
         }
+        # The best of the choices that are left: an encoding dropped before may be ahead by a rounding error, and with
+        # no slack that would close its whole tensor.
+        left = [position[choice.tensor, _cost(choice).encoding] for choice in instance.choices]
+        best = np.full(len(lagrangian.first), -np.inf)
+        np.maximum.at(best, lagrangian.tensor[left], gain[left])
+        allowance = prices.slack - (best[lagrangian.tensor] - gain)
+        low, high = lagrangian.windows(prices.response, np.maximum(allowance, 0.0))
         kept, narrowed = [], list(instance.choices)
         for index, choice in enumerate(instance.choices):
             at = position[choice.tensor, _cost(choice).encoding]
@@ -91,6 +95,39 @@ class FixByBytePrice(Reduction):
     def invert(self, plan: Plan, undo: _Offsets) -> Plan:
         counts = (count + undo.low[index] for count, index in zip(plan.count, plan.choice, strict=True))
         return Plan(tuple(counts), tuple(undo.choice[index] for index in plan.choice))
+
+
+class FixByCapacity(Reduction):
+    """Close counts, and drop encodings, that do not fit beside the least that the other tensors take.
+
+    In integers, so that what binds is decided here and not within a solver's tolerance.
+    """
+
+    def accepts(self, instance: Instance) -> bool:
+        return instance.capacity is not None
+
+    def apply(self, instance: Instance) -> tuple[Instance, tuple[int, ...]]:
+        assert instance.capacity is not None
+        least = [
+            min(_cost(instance.choices[index]).size(instance.choices[index].low) for index in members)
+            for _, members in by_tensor(instance.choices)
+        ]
+        rest, kept, narrowed = instance.capacity - sum(least), [], list(instance.choices)
+        if rest < 0:  # no plan of this instance fits: leave it to `BudgetSolver`, which says so
+            return instance, tuple(range(len(instance.choices)))
+        for (_, members), own in zip(by_tensor(instance.choices), least, strict=True):
+            for index in members:
+                choice, cost = instance.choices[index], _cost(instance.choices[index])
+                left = rest + own - cost.size(choice.low)
+                if left < 0:
+                    continue
+                kept.append(index)
+                if cost.per_value:
+                    narrowed[index] = replace(choice, high=min(choice.high, choice.low + left // cost.per_value))
+        return _keep(replace(instance, choices=tuple(narrowed)), kept)
+
+    def invert(self, plan: Plan, undo: tuple[int, ...]) -> Plan:
+        return replace(plan, choice=tuple(undo[index] for index in plan.choice))
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ class BytePrices:
     @property
     def slack(self) -> float:
         """How much objective a choice may cost at the price and still belong to a better solution."""
-        # The extra 1e-12 outweighs rounding in the sums; it keeps a little more open than has to be.
-        return max(self.bound - self.lower_bound, 0.0) + 1e-12 * self.bound
+        # The extra 1e-12 outweighs rounding in the sums; it keeps a little more open than has to be. Rounding can also
+        # leave a bound of nothing below 0, and a negative slack would close every choice.
+        return max(self.bound - self.lower_bound, 0.0) + 1e-12 * abs(self.bound)
 
 
 class ByteLagrangian:

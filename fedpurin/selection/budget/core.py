@@ -10,6 +10,7 @@ absolute tolerances are small against the *gap*, not only against the objective.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from fedpurin.selection.budget.byte_passes import by_tensor
 from fedpurin.selection.programs import Statement, Values, state_budget
 from fedpurin.selection.reduction.instance import Instance, Items, Plan, items_of
 from fedpurin.selection.reduction.scan import Scan
-from fedpurin.selection.solver import solve_statement
+from fedpurin.selection.solver import NonsenseError, solve_statement
 
 _GAP_SCALE = 1e3
+_LARGEST_NUMBER = 1e12  # as the solver sees it: SCIP takes 1e20 for infinity, and 1e-9 for zero
 _OBJECTIVE_SCALE = 1e6
 _LEAST_WIDTH = 8
 _MAX_UNIFORM_ITEMS = 8_192
@@ -39,6 +41,8 @@ class CoreSolution:
     core_size: int
     building_seconds: float
     solver_seconds: float
+    has_failed: bool = False
+    """The solver called the program infeasible or unbounded, which it is not: nothing but the prices is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +70,25 @@ class BudgetSolver:
         Raises:
             SolverError: the solver failed.
         """
+        assert instance.prices is not None
+        assert instance.capacity is not None
+        if (settled := _settle(instance, instance.capacity)) is not None:
+            return settled
         slots = _arrange(instance)
         widths = _widths(slots)
         statement = self._statement(len(instance.curves), widths)
         values, scale = _scale(instance, slots, widths)
         statement.fill(values)
-        outcome = solve_statement(
-            statement.problem,
-            self.solver,
-            absolute_gap=absolute_gap * scale,
-            time_limit=time_limit,
-            is_core=True,
-        )
-        assert instance.prices is not None
+        try:
+            outcome = solve_statement(
+                statement.problem,
+                self.solver,
+                absolute_gap=absolute_gap * scale,
+                time_limit=time_limit,
+                is_core=True,
+            )
+        except NonsenseError:  # the caller has a solution, and the prices a bound
+            return CoreSolution(None, math.inf, True, 0, 0.0, 0.0, has_failed=True)
         return CoreSolution(
             _read(statement, slots, len(instance.curves)) if outcome.has_solution else None,
             outcome.upper_bound / scale + instance.prices.bound,
@@ -98,6 +108,22 @@ class BudgetSolver:
                 slots // (len(widths) // num_tensors), slots, np.repeat(slots, widths), integer_items=False
             )
         return self._statements[num_tensors, widths]
+
+
+def _settle(instance: Instance, capacity: int) -> CoreSolution | None:
+    """The solution where nothing is left to decide: one closed choice a tensor, or no plan that fits."""
+    least: dict[int, int] = {}
+    for choice in instance.choices:
+        assert choice.cost is not None
+        size = choice.cost.size(choice.low)
+        least[choice.tensor] = min(size, least.get(choice.tensor, size))
+    if sum(least.values()) > capacity:  # so the incumbent cannot be beaten
+        return CoreSolution(None, -math.inf, True, 0, 0.0, 0.0)
+    if len(instance.choices) > len(least) or any(choice.high > choice.low for choice in instance.choices):
+        return None
+    objective = math.fsum(instance.curves[choice.tensor].value_at(choice.low) for choice in instance.choices)
+    plan = Plan((0,) * len(least), tuple(range(len(least))))  # counts are from `low` on
+    return CoreSolution(plan, objective, True, 0, 0.0, 0.0)
 
 
 def _arrange(instance: Instance) -> list[_Slot]:
@@ -150,6 +176,9 @@ def _scale(instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) 
     # What a tensor pays in any case is no part of the decision: the smaller the byte row's numbers, the better.
     charges = np.where(allowed, fixed, np.inf).reshape(num_tensors, -1)
     unavoidable = charges.min(axis=1, keepdims=True)
+    largest = max(float(np.abs(base).max()), float(np.abs(score).max(initial=0.0)), price)
+    if largest > 0:  # where the gap is no more than rounding, its scale would push the rest beyond the solver's range
+        scale = min(scale, _LARGEST_NUMBER / largest)
     values = {
         "fixed": np.where(np.isfinite(charges), charges - unavoidable, 0.0).ravel(),
         "capacity": float(instance.capacity - unavoidable.sum()),
@@ -206,13 +235,16 @@ def solve_unreduced(
     }
     pool_of_item = np.repeat(np.arange(len(sizes)), sizes)
     statement = state_budget(tensor_of_choice, tensor_of_choice, pool_of_item, values, integer_items=True)
-    outcome = solve_statement(
-        statement.problem,
-        solver,
-        absolute_gap=absolute_gap * scale,
-        time_limit=time_limit,
-        is_core=False,
-    )
+    try:
+        outcome = solve_statement(
+            statement.problem,
+            solver,
+            absolute_gap=absolute_gap * scale,
+            time_limit=time_limit,
+            is_core=False,
+        )
+    except NonsenseError:
+        return CoreSolution(None, math.inf, True, len(scores) + len(listed), 0.0, 0.0, has_failed=True)
     plan = None
     if outcome.has_solution:
         selected = np.split(statement.variables["x"].value, np.cumsum(sizes)[:-1])

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.exchange.wire.costs import Encoding, EncodingCost, dense_bytes, encoding_costs
 from fedpurin.selection.answer import Answer, close_gap, relative_gap
-from fedpurin.selection.budget.byte_passes import AggregateCurve, DropDominated, FixByBytePrice
+from fedpurin.selection.budget.byte_passes import AggregateCurve, DropDominated, FixByBytePrice, FixByCapacity
 from fedpurin.selection.budget.byte_prices import ByteLagrangian, BytePrices
 from fedpurin.selection.budget.core import BudgetSolver, CoreSolution, solve_unreduced
 from fedpurin.selection.budget.incumbent import Incumbent, best_of, evaluate, fill_greedily, improve_encodings
@@ -29,6 +29,7 @@ _COARSE, _FINE = 4, 16  # intervals of a curve where the prices alone close the 
 _MAX_EXACT = 4_096  # open scores up to which the core holds each of them: with gap_tolerance 0, else not needed
 _MAX_ROUNDS = 40
 _MAX_STALLED = 3
+_PASSES = (DropNull(), DropDominated(), FixByBytePrice(), FixByCapacity())
 
 
 class BudgetProgram:
@@ -47,7 +48,7 @@ class BudgetProgram:
         passes: Sequence[Reduction] | None = None,
     ) -> None:
         self.program = program
-        self.passes = tuple(passes) if passes is not None else (DropNull(), DropDominated(), FixByBytePrice())
+        self.passes = tuple(passes) if passes is not None else _PASSES
         self.all_costs = [encoding_costs(segment.size, value_bytes) for segment in layout]
         dense = dense_bytes(layout, value_bytes)
         allowed = math.floor(program.budget * dense) if program.budget <= 1 else int(program.budget)
@@ -71,12 +72,13 @@ class BudgetProgram:
         bound = instance.prices.bound
         start_gap = relative_gap(incumbent.objective, bound)
         intervals = _COARSE if start_gap <= self.program.gap_tolerance else _FINE
-        stalled, building, solving, core_size, is_finished = 0, 0.0, 0.0, 0, True
+        stalled, building, solving, core_size, is_finished, has_failed = 0, 0.0, 0.0, 0, True, False
         for _ in range(_MAX_ROUNDS):
             before = bound, incumbent.objective
             core, solution, plan = self._solve_core(instance, incumbent, intervals, deadline)
             building, solving = building + solution.building_seconds, solving + solution.solver_seconds
             core_size, is_finished = max(core_size, solution.core_size), solution.is_finished
+            has_failed = solution.has_failed
             # What the passes closed cannot be better than the incumbent; what they left is below the solver's bound.
             bound = min(bound, max(solution.upper_bound, before[1]))
             instance = replace(instance, curves=core.curves)
@@ -87,6 +89,8 @@ class BudgetProgram:
             stalled = stalled + 1 if (bound, incumbent.objective) == before else 0
             if gap <= self.program.gap_tolerance or stalled > _MAX_STALLED:
                 break
+            if has_failed:
+                break
             if not is_finished or time.perf_counter() >= deadline:
                 is_finished = False
                 break
@@ -95,7 +99,7 @@ class BudgetProgram:
             assert instance.prices is not None
             bound = min(bound, instance.prices.bound)
         instance, incumbent = self._sharpen(instance, incumbent)
-        return self._answer(instance, incumbent, bound, is_finished, core_size, building, solving)
+        return self._answer(instance, incumbent, bound, is_finished, core_size, building, solving, has_failed)
 
     def _open(self, scan: Scan) -> Instance:
         sizes = [segment.size for segment in scan.layout]
@@ -189,11 +193,14 @@ class BudgetProgram:
         return self._answer(
             instance,
             incumbent,
-            solution.upper_bound if solution.is_finished else min(solution.upper_bound, bound),
+            min(solution.upper_bound, bound)
+            if solution.has_failed or not solution.is_finished
+            else solution.upper_bound,
             solution.is_finished,
             solution.core_size,
             solution.building_seconds,
             solution.solver_seconds,
+            solution.has_failed,
         )
 
     def _answer(
@@ -205,6 +212,7 @@ class BudgetProgram:
         core_size: int,
         building_seconds: float,
         solver_seconds: float,
+        has_failed: bool = False,
     ) -> Answer:
         assert incumbent.num_bytes <= self.capacity
         return Answer(
@@ -217,6 +225,7 @@ class BudgetProgram:
             building_seconds,
             solver_seconds,
             tuple(map(_name_encoding, self.all_costs, incumbent.counts)),
+            has_failed,
         )
 
 

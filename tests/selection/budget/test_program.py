@@ -10,7 +10,7 @@ from torch import Tensor
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.exchange.wire.costs import Encoding, EncodingCost, dense_bytes
 from fedpurin.selection import Selector
-from fedpurin.selection.budget.byte_passes import DropDominated, FixByBytePrice, smallest_somewhere
+from fedpurin.selection.budget.byte_passes import DropDominated, FixByBytePrice, FixByCapacity, smallest_somewhere
 from fedpurin.selection.budget.program import BudgetProgram
 from fedpurin.selection.reduction.passes import DropNull, Reduction
 from fedpurin.selection.reduction.scan import open_scan
@@ -18,7 +18,7 @@ from fedpurin.space import Layout
 from tests.selection import naive
 from tests.selection.instances import draw_scores, instances
 
-PASSES: tuple[Reduction, ...] = (DropNull(), DropDominated(), FixByBytePrice())
+PASSES: tuple[Reduction, ...] = (DropNull(), DropDominated(), FixByBytePrice(), FixByCapacity())
 PLAIN = ("normal", "ties", "nulls", "heavy", "giant", "equal", "zero")
 
 
