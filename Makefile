@@ -1,10 +1,11 @@
 # make run    install into .venv and train the default federation
 # make test   install into .venv and run the tests
+# make docs   build the documentation into site/, readable without a server
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 run: $(VENV)/installed
 	$(BIN)/fedpurin
 
@@ -13,6 +14,9 @@ test: $(VENV)/installed
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -53,7 +53,7 @@ class MaskSelection(lightning.Callback):
     def on_round_start(self) -> None:
         self.certificates.clear()
 
-    def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:  # type: ignore[override]
         """METHOD steps 2 and 3 for the client that has just been fitted."""
         if self._selector is None:
             return

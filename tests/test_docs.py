@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +158,49 @@ def test_figures_are_what_their_script_draws(tmp_path: Path) -> None:
     space["main"]()  # type: ignore[operator]
     for name in ("architecture.svg", "round.svg"):
         assert (tmp_path / name).read_text() == (ROOT / "docs" / "images" / name).read_text()
+
+
+def build_site(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(site),
+    ]
+    return subprocess.run(command, text=True, capture_output=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+
+
+def test_the_site_builds_and_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the dev extra brings mkdocs-material")
+    built = build_site(ROOT / "mkdocs.yml", tmp_path / "site")
+    assert built.returncode == 0, built.stderr
+    assert "Two runs" in (tmp_path / "site" / "tutorial.html").read_text()
+
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    page = tmp_path / "docs" / "clusters.md"
+    page.write_text(page.read_text() + "\n[gone](no-such-page.md)\n")
+    broken = build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert broken.returncode == 1
+    assert "no-such-page.md" in broken.stderr
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    table = "".join(output.get("text", "") for output in outputs)
+    accuracies = re.findall(r"(fedavg|fedpurin_recommended) +accuracy (0\.\d+) +([\d.]+) kB", table)
+    assert [name for name, _, _ in accuracies] == ["fedavg", "fedpurin_recommended"]
+    assert all(float(accuracy) > 0.7 for _, accuracy, _ in accuracies)
+    assert float(accuracies[1][2]) < 0.5 * float(accuracies[0][2])
+    assert any("image/png" in output.get("data", {}) for output in outputs)

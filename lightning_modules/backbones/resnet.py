@@ -32,10 +32,11 @@ def resnet50(num_classes: int, in_channels: int = 3) -> nn.Module:
     return _fit(ResNet(Bottleneck, [3, 4, 6, 3]), 2048, num_classes, in_channels)
 
 
-def _fit(network: ResNet, num_features: int, num_classes: int, in_channels: int) -> ResNet:
+def _fit(network: ResNet, num_features: int, num_classes: int, in_channels: int) -> nn.Module:
     """Give the network the stem and the head that the data need; both are initialised as torchvision does."""
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.fc = nn.Linear(num_features, num_classes)
-    return network
+    fitted: nn.Module = network  # torchvision is not typed
+    return fitted

@@ -34,4 +34,5 @@ def vit_b_16(num_classes: int, in_channels: int = 3, image_size: int = 224) -> n
         network.conv_proj = nn.Conv2d(in_channels, 768, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
         nn.init.trunc_normal_(network.conv_proj.weight, std=math.sqrt(1 / (in_channels * PATCH_SIZE**2)))
         nn.init.zeros_(network.conv_proj.bias)
-    return network
+    model: nn.Module = network  # torchvision is not typed
+    return model
