@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
-    from fedpurin.cli.multirun import Multirun
+    from fedpurin.cli.multirun import Multirun, keep_folders
     from fedpurin.cli.sweep import before_sweep, planned_jobs
     from fedpurin.run.compose import compose_config
     from fedpurin.run.effects import remarks, say
@@ -63,6 +63,7 @@ def train(arguments: Sequence[str]) -> None:
     if flags:  # a sweep, or Hydra showing its configuration
         check_sweep_folder(arguments)
         jobs = planned_jobs(arguments)
+        sys.argv[1:] = [*arguments, *keep_folders(jobs, arguments)]
         say(before_sweep(jobs))
         multirun = Multirun(len(jobs)) if jobs and is_first_process() else None
         _run_hydra(multirun)

@@ -6,6 +6,7 @@ table's columns (list.py). A run that fails is told at once and the others go on
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -14,9 +15,39 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from fedpurin.cli.sweep import asked_overrides
 from fedpurin.config import ConfigError
+from fedpurin.run.effects import option_of
+from fedpurin.run.resume import holds_run, is_free
 
 log = logging.getLogger(__name__)
+
+
+def keep_folders(jobs: Sequence[Sequence[str]], arguments: Sequence[str]) -> list[str]:
+    """Hydra overrides that send each run of a sweep to the folder it has already, and a new one to a free number.
+
+    Hydra numbers the folders anew at every start: `method=a,b seed=1,2` and then `seed=1,2,3` would put run 2 into
+    another's folder, which is refused. None are needed where the numbers agree, or the user names the folders.
+    """
+    given = dict(item.partition("=")[::2] for item in arguments)
+    folder = Path(given.get("hydra.sweep.dir", ""))
+    if "hydra.sweep.dir" not in given or "hydra.sweep.subdir" in given or not folder.is_dir():
+        return []
+    held = {path.name: asked_overrides(path) for path in folder.iterdir() if holds_run(path)}
+    by_science = {_science(own): name for name, own in held.items() if own is not None}
+    numbers = (str(number) for number in itertools.count())
+    free = (number for number in numbers if number not in held)
+    placed = [by_science.get(_science(job)) or next(free) for job in jobs]
+    if placed == [str(number) for number in range(len(jobs))]:
+        return []
+    # Hydra has no place for a table of folders but the job's environment; there it does no harm.
+    table = [f"+hydra.job.env_set.FEDPURIN_FOLDER_{number}='{name}'" for number, name in enumerate(placed)]
+    return ["hydra.sweep.subdir='${oc.select:hydra.job.env_set.FEDPURIN_FOLDER_${hydra.job.num}}'", *table]
+
+
+def _science(overrides: Sequence[str]) -> frozenset[str]:
+    """The overrides that tell a run's bits, whatever its length or its place."""
+    return frozenset(item for item in overrides if not is_free(option_of(item)))
 
 
 class Multirun:

@@ -186,7 +186,7 @@ class Recorder:
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)
-        log.info("round %d: %s", record["round"], json.dumps({name: record.get(name) for name in LOGGED}))
+        log.info("round %d: %s", record["round"] + 1, json.dumps({name: record.get(name) for name in LOGGED}))
 
     def on_run_end(self, federation: Federation) -> None:
         if federation.processes.rank == 0:

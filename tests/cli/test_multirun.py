@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fedpurin.cli.multirun import Multirun
+from fedpurin.cli.multirun import Multirun, keep_folders
+from fedpurin.cli.sweep import find_runs, planned_jobs
 from fedpurin.config import ConfigError
 from fedpurin.run.resume import note_refusal
 
@@ -30,6 +32,41 @@ def test_runs_are_counted_and_failures_told(tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "2 of 3 runs in 0:00:00, best first" in out
     assert f"1 failed: fedpurin sweep status {tmp_path}\ncompare them: fedpurin report {tmp_path}\n" in out
+
+
+def test_a_sweep_that_grows_keeps_its_folders(tmp_path: Path) -> None:
+    for name, method, seed in (("0", "a", 1), ("1", "a", 2), ("2", "b", 1), ("3", "b", 2)):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").write_text('{"round": 0}\n')
+        own = ["trainer.rounds=1", f"method={method}", f"seed={seed}"]
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(own))
+    sweep = ["-m", "trainer.rounds=2", "method=a,b", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
+    longer = [*sweep, "seed=1,2,3"]
+    table = "+hydra.job.env_set.FEDPURIN_FOLDER_"
+    assert keep_folders(planned_jobs(longer), longer) == [
+        "hydra.sweep.subdir='${oc.select:hydra.job.env_set.FEDPURIN_FOLDER_${hydra.job.num}}'",
+        f"{table}0='0'", f"{table}1='1'", f"{table}2='4'", f"{table}3='2'", f"{table}4='3'", f"{table}5='5'",
+    ]  # fmt: skip
+    same = [*sweep, "seed=1,2"]
+    assert keep_folders(planned_jobs(same), same) == []
+    own = [*longer, "hydra.sweep.subdir=x"]
+    assert keep_folders(planned_jobs(own), own) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_is_extended_by_a_seed_in_its_folder(tmp_path: Path) -> None:
+    quick = ["trainer.rounds=1", "trainer.local_epochs=1", "partition.train_per_client=40", "partition.num_clients=2"]
+    command = [sys.executable, "-m", "fedpurin", "-m", *quick, "method=local,fedavg", f"hydra.sweep.dir={tmp_path}/s"]
+    subprocess.run([*command, "seed=1"], check=True, capture_output=True)
+    done = subprocess.run([*command, "seed=1,2", "resume=auto"], check=True, capture_output=True, text=True)
+    assert done.stdout.count("finished already") == 2
+    runs = [(run.name, run.state, run.overrides.split()[-2:]) for run in find_runs(tmp_path / "s")]
+    assert runs == [
+        ("0", "done", ["method=local", "seed=1"]),
+        ("1", "done", ["method=fedavg", "seed=1"]),
+        ("2", "done", ["method=local", "seed=2"]),
+        ("3", "done", ["method=fedavg", "seed=2"]),
+    ]
 
 
 @pytest.mark.slow
