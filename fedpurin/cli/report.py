@@ -19,7 +19,7 @@ from fedpurin.report.figure import Figure, Section
 from fedpurin.report.folders import PAGE_MARK, Problem, find_run_folders
 from fedpurin.report.page import write_page
 from fedpurin.report.parts import sections
-from fedpurin.report.read import BrokenRun, Run, read_run
+from fedpurin.report.read import BrokenRun, Run, read_run, recorded_error
 from fedpurin.report.table import Table
 
 EPILOG = """\
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     # matplotlib's own logger warns about fonts of the machine; the page does not depend on them
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     runs, problems = read_runs([Path(path) for path in arguments.runs])
-    comparison = compare(runs, problems, arguments.x)
+    comparison = compare(runs, problems, arguments.x, _bytes(arguments.at_bytes))
     page = write_report(comparison, Path(arguments.out))
     for problem in comparison.problems:
         print(f"fedpurin report: {problem}" + (" (skipped)" if problem.skipped else ""), file=sys.stderr)
@@ -75,7 +75,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
         try:
             run = read_run(folder)
         except BrokenRun as error:
-            problems.append(Problem(folder, str(error)))
+            problems.append(Problem(folder, str(error) + recorded_error(folder)))
             continue
         runs.append(run)
         problems += [Problem(folder, note, skipped=False) for note in run.notes]
@@ -130,7 +130,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--x", metavar="OPTION", help="swept option on the x axis of part 3, e.g. program.tau (default: τ if swept)"
     )
+    parser.add_argument(
+        "--at-bytes", default="0", metavar="BYTES", help="compare accuracies at this many bytes a client, e.g. 50e6"
+    )
     return parser
+
+
+def _bytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"--at-bytes {text}: a number of bytes is required, such as 50e6")
+    return value
 
 
 def _why(problems: Sequence[Problem]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
 from fedpurin.report.read import Array, Run
-from fedpurin.report.relevance import relevant
+from fedpurin.report.relevance import DETAILS, relevant
 from fedpurin.report.style import Style, categorical, ordered
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
@@ -130,6 +130,8 @@ class Comparison:
     problems: tuple[Problem, ...] = ()
     x: str | None = None
     """The option on the x axis of part 3."""
+    at_bytes: float = 0.0
+    """Bytes a client at which accuracies are compared; 0 takes what the thriftiest group spends in all."""
 
     @cached_property
     def by_setting(self) -> dict[str, list[Group]]:
@@ -160,7 +162,9 @@ class Comparison:
         return next((group for group in self.by_setting[setting] if group.method == "local"), None)
 
 
-def compare(runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None = None, at_bytes: float = 0.0
+) -> Comparison:
     """Group `runs`.
 
     Raises:
@@ -179,7 +183,7 @@ def compare(runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None
     groups = _name(sorted(counted, key=_group_order))
     settings = tuple(dict.fromkeys(group.setting for group in groups))
     comparison = Comparison(runs[0].data, groups, settings, tuple(runs), not_counted, tuple(problems))
-    return replace(comparison, x=_choose_x(comparison, x))
+    return replace(comparison, x=_choose_x(comparison, x), at_bytes=at_bytes)
 
 
 def _require_one_data_set(runs: Sequence[Run]) -> None:
@@ -304,9 +308,16 @@ def _select(options: Mapping[str, Any], setting: bool) -> dict[str, Any]:
 
 
 def _differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names under which these mappings do not all hold the same."""
+    """Names under which these mappings do not all hold the same.
+
+    A detail that only some of the choices read (a solver's gap) counts where its values differ, not where it is absent.
+    """
     names = dict.fromkeys(name for each in options for name in each)
-    return [name for name in names if len({repr(each.get(name)) for each in options}) > 1]
+    return [
+        name
+        for name in names
+        if len({repr(each.get(name)) for each in options if name in each or name not in DETAILS}) > 1
+    ]
 
 
 def _label(method: str, variants: Mapping[str, Any]) -> str:

@@ -107,8 +107,8 @@ def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
         ticks.set_major_formatter(EngFormatter(unit="B", sep=" "))
         if which == "x" and not spec.log:
             ticks.set_major_locator(MaxNLocator(nbins=5))  # labels are wide, panels stand side by side
-    elif spec.kind in ("seconds", "number") and not spec.categories:
-        unit = " s" if spec.kind == "seconds" else ""
+    elif spec.kind in ("seconds", "points", "number") and not spec.categories:
+        unit = {"seconds": " s", "points": " pp"}.get(spec.kind, "")
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}{unit}"))
     elif spec.kind == "count" and not spec.log and not spec.categories:
         ticks.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -15,8 +15,9 @@ from fedpurin.report.read import Array
 from fedpurin.report.style import Style
 from fedpurin.report.table import Numbers, Table
 
-Kind = Literal["number", "count", "share", "bytes", "seconds"]
-"""What an axis measures: a share is a fraction of one and reads in percent, bytes take decimal prefixes."""
+Kind = Literal["number", "count", "share", "points", "bytes", "seconds"]
+"""What an axis measures: a share is a fraction of one and reads in percent, points are percentage
+points (differences of shares), bytes take decimal prefixes."""
 
 
 @dataclass(frozen=True)

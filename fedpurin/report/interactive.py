@@ -20,11 +20,13 @@ TICKS: dict[Kind, dict[str, Any]] = {
     "number": {"exponentformat": "power"},
     "count": {"tickformat": ",d"},
     "share": {"tickformat": ".3~%"},
+    "points": {"tickformat": "~g", "ticksuffix": " pp"},
     "bytes": {"tickformat": "~s", "ticksuffix": "B"},
     "seconds": {"tickformat": "~g", "ticksuffix": " s"},
 }
 HOVER: dict[Kind, str] = {
-    "number": "{%s:.5~g}", "count": "{%s:,}", "share": "{%s:.2%%}", "bytes": "{%s:,.0f} B", "seconds": "{%s:.4~g} s",
+    "number": "{%s:.5~g}", "count": "{%s:,}", "share": "{%s:.2%%}",
+    "points": "{%s:+.2f} pp", "bytes": "{%s:,.0f} B", "seconds": "{%s:.4~g} s",
 }  # fmt: skip
 MAX_UNIT_TICKS = 10
 HEIGHT = 300  # pixels of a usual panel
@@ -140,8 +142,9 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
         known = np.isfinite(mark.low) & np.isfinite(mark.high)
         half = (mark.high - mark.low) / 2
         if (half[known] > 0).any():
-            line["customdata"] = _numbers(half)
-            template += " ± %" + HOVER[panel.y.kind] % "customdata"
+            is_share = panel.y.kind == "share"
+            line["customdata"] = _numbers(100 * half if is_share else half)
+            template += " ± %" + ("{customdata:.2f} pp" if is_share else HOVER[panel.y.kind] % "customdata")
             around = np.concatenate([np.flatnonzero(known), np.flatnonzero(known)[::-1]])
             edge = np.concatenate([mark.low[known], mark.high[known][::-1]])
             band = {

@@ -20,7 +20,7 @@ from fedpurin.report.comparison import Comparison
 from fedpurin.report.facts import facts
 from fedpurin.report.figure import Figure, Remark, Section
 from fedpurin.report.interactive import to_plotly
-from fedpurin.report.read import Run
+from fedpurin.report.read import Run, recorded_error
 from fedpurin.report.style import DARK, LIGHT, Style
 from fedpurin.report.table import Cell, Numbers, Table, format_share
 
@@ -188,7 +188,11 @@ def _runs(comparison: Comparison) -> str:
 def _run_cells(run: Run, why_not: str | None) -> list[Cell]:
     done = int(run.rounds[-1]) + 1
     rounds = str(done) if done >= run.planned_rounds else f"{done} of {run.planned_rounds}"
-    return [Cell(rounds), Cell(format_share(run.last("accuracy/personalized"))), Cell(why_not or "yes")]
+    return [
+        Cell(rounds),
+        Cell(format_share(run.last("accuracy/personalized"))),
+        Cell((why_not or "yes") + recorded_error(run.path)),
+    ]
 
 
 def _plural(count: int, noun: str) -> str:

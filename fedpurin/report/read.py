@@ -313,6 +313,15 @@ def _read_status(path: Path, notes: list[str]) -> str:
     return "unknown"
 
 
+def recorded_error(path: Path) -> str:
+    """What the run left in summary.json about its end, to be set behind a reason; empty if it left nothing."""
+    try:
+        error = json.loads((path / "summary.json").read_text()).get("error")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f"; it recorded: {' '.join(str(error).split())[:300]}" if error else ""
+
+
 def _read_partition(path: Path, notes: list[str]) -> Partition | None:
     try:
         value = json.loads(path.read_text())

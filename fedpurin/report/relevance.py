@@ -34,6 +34,9 @@ READERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Option: the choice that decides whether it is read, and the values under which it is."""
 
+DETAILS = READERS.keys() - {"program.tau", "program.budget", "partition.alpha", "partition.classes_per_client"}
+"""Options that do not name a group merely because others do not read them."""
+
 
 def relevant(run: Run) -> dict[str, Any]:
     """Options that can change this run's result."""

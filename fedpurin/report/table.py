@@ -10,7 +10,7 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,21 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def unit_of(counts: Iterable[float]) -> tuple[str, float]:
+    """The unit of a whole column of bytes, with its size: that of the smallest count that is not zero."""
+    smallest = min((count for count in counts if math.isfinite(count) and count > 0), default=0.0)
+    units = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    return next(((name, size) for name, size in reversed(units.items()) if smallest >= size), ("B", 1.0))
+
+
+def format_in(count: float, size: float) -> str:
+    """A count in a given unit, at least three significant digits."""
+    if not math.isfinite(count):
+        return "–"
+    value = count / size
+    return f"{value:,.0f}" if abs(value) >= 100 or value == 0 else f"{value:.3g}"
 
 
 def _latex_cell(cell: Cell) -> str:

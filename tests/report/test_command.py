@@ -125,7 +125,7 @@ def test_every_axis_has_a_name(report: Path) -> None:
 def test_another_x_changes_part_3_and_no_other_file(sweep: Path, report: Path, tmp_path: Path) -> None:
     assert main([str(sweep), "--out", str(tmp_path), "--x", "method"]) == 0
     header = (tmp_path / "figures" / "by_option.csv").read_text().splitlines()[0]
-    assert header == "figure,label,method,mean,std,seeds"
+    assert header == "setting,figure,label,method,mean,std,seeds"
     for path in sorted((report / "figures").iterdir()):
         if path.stem not in ("by_option", "trade_off"):
             assert (tmp_path / "figures" / path.name).read_bytes() == path.read_bytes(), path.name

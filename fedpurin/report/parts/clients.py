@@ -10,9 +10,10 @@ import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group
 from fedpurin.report.figure import Axis, Box, Figure, Grid, Level, Line, Mark, Panel, Points, Remark, Section, positions
+from fedpurin.report.paired import by_client
 from fedpurin.report.parts.accuracy import ACCURACY_AXIS, MAX_PANELS, quiet_first
 from fedpurin.report.parts.overview import ACCURACY, label_columns
-from fedpurin.report.read import Partition, Run
+from fedpurin.report.read import Partition
 from fedpurin.report.style import REFERENCE, Style
 from fedpurin.report.table import Cell, Numbers, Table, format_share
 
@@ -117,7 +118,9 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
         if cells:
             blocks.append((setting, cells))
             share = Axis("Clients, from most lost to most gained", "share")
-            panels.append(Panel(share, Axis("Gain over local", "share"), quiet_first(marks), setting))
+            panels.append(
+                Panel(share, Axis("Gain over local (percentage points)", "points"), quiet_first(marks), setting)
+            )
     if not panels:
         return [Remark("Who gained and who lost needs runs of method=local with the same seeds and setting.")]
     header = ("Method", "Gained", "Lost", "Same", "Mean (pp)", "Worst (pp)", "Median (pp)", "Best (pp)")
@@ -177,25 +180,20 @@ def _partition_panel(partition: Partition, title: str) -> Panel:
 
 def _paired_gains(group: Group, local: Group) -> list[tuple[int, int, float]]:
     """(seed, client, gain) of the seeds that both have."""
-    alone = {run.seed: _by_client(run) for run in local.runs}
+    alone = {run.seed: by_client(run) for run in local.runs}
     return [
         (run.seed, client, value - alone[run.seed][client])
         for run in group.runs
-        for client, value in _by_client(run).items()
+        for client, value in by_client(run).items()
         if client in alone.get(run.seed, {})
     ]
-
-
-def _by_client(run: Run) -> dict[int, float]:
-    values = run.final.get(ACCURACY, ())
-    return {int(id): float(value) for id, value in zip(run.client_ids, values, strict=False) if math.isfinite(value)}
 
 
 def _gain_line(group: Group, paired: Sequence[tuple[int, int, float]]) -> Line:
     ordered = sorted(paired, key=lambda item: item[2])
     share = (positions(len(ordered)) + 0.5) / len(ordered)
     notes = [f"client {client}, seed {seed}" for seed, client, _ in ordered]
-    return Line(group.label, share, np.array([gain for *_, gain in ordered]), group.style, notes=notes)
+    return Line(group.label, share, 100 * np.array([gain for *_, gain in ordered]), group.style, notes=notes)
 
 
 def _signed(value: float) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group, Spread
 from fedpurin.report.figure import Section
-from fedpurin.report.read import Run
-from fedpurin.report.table import Cell, Numbers, Table, format_bytes, format_share, format_spread
+from fedpurin.report.paired import Interval, difference
+from fedpurin.report.read import Array, Run
+from fedpurin.report.table import Cell, Numbers, Table, format_bytes, format_in, format_spread, unit_of
 
 ACCURACY = "accuracy/personalized"
 
@@ -44,26 +45,43 @@ def reduction(run: Run) -> float:
     return 1 - sent / dense if dense > 0 and sent > 0 else math.nan
 
 
+def sparse_accuracy(run: Run) -> float:
+    """The sparse model that was sent, after the last evaluated round: what the paper of FedPURIN reports."""
+    return run.last("accuracy/sparse")
+
+
+def accuracy_within(run: Run, budget: float) -> float:
+    """Accuracy of the last round that a client could pay for with `budget` bytes, up and down together."""
+    values = run.metrics.get(ACCURACY, np.full(len(run.rounds), math.nan))
+    affordable = np.isfinite(values) & (bytes_so_far(run) <= budget)
+    return float(values[affordable][-1]) if affordable.any() else math.nan
+
+
+def bytes_so_far(run: Run) -> Array:
+    """Bytes up and down after each round, shared out over the clients."""
+    nothing = np.zeros(len(run.rounds))
+    both = sum(np.nan_to_num(run.metrics.get(f"bytes/{direction}", nothing)) for direction in ("up", "down"))
+    return np.cumsum(both) / max(len(run.client_ids), 1)
+
+
 @dataclass(frozen=True)
 class Measure:
-    """A column: how it is measured on a run, written for readers, and whether more is better."""
+    """A column: how it is measured on a run, its head for readers, and whether more is better."""
 
     name: str
     title: str
     of: Callable[[Run], float]
-    write: Callable[[Spread], str]
     more_is_better: bool
+    digits: int = 2
+    """Of a share in percent."""
+    is_bytes: bool = False
+    is_accuracy: bool = False
+    """Written with ± over seeds."""
 
-
-MEASURES = (
-    Measure("accuracy_final", "Final accuracy (%)", final_accuracy, lambda s: format_spread(s.mean, s.std), True),
-    Measure("accuracy_best", "Best round (%)", best_accuracy, lambda s: format_spread(s.mean, s.std), True),
-    Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), lambda s: format_bytes(s.mean), False),
-    Measure(
-        "bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), lambda s: format_bytes(s.mean), False
-    ),
-    Measure("reduction", "Reduction (%)", reduction, lambda s: format_share(s.mean, 1), True),
-)
+    def write(self, spread: Spread, unit: tuple[str, float]) -> str:
+        if self.is_bytes:
+            return format_in(spread.mean, unit[1])
+        return format_spread(spread.mean, spread.std if self.is_accuracy else math.nan, self.digits)
 
 
 def section(comparison: Comparison) -> Section:
@@ -76,39 +94,107 @@ def section(comparison: Comparison) -> Section:
     )
 
 
+def measures(comparison: Comparison) -> list[Measure]:
+    """The columns that these runs can fill."""
+    budget = comparison.at_bytes or _common_budget(comparison)
+    chosen = [Measure("accuracy_final", "Personalised, final (%)", final_accuracy, True, is_accuracy=True)]
+    if budget > 0:
+        head = f"Personalised at {format_bytes(budget)} a client (%)"
+        chosen.append(
+            Measure("accuracy_at_bytes", head, lambda run: accuracy_within(run, budget), True, is_accuracy=True)
+        )
+    if any(group.has("accuracy/sparse") for group in comparison.groups):
+        head = "Sparse, final: FedPURIN's figure in its paper (%)"
+        chosen.append(Measure("accuracy_sparse", head, sparse_accuracy, True, is_accuracy=True))
+    return [
+        *chosen,
+        Measure("accuracy_best", "Personalised, best round (%)", best_accuracy, True, is_accuracy=True),
+        Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), False, is_bytes=True),
+        Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), False, is_bytes=True),
+        Measure("reduction", "Reduction (%)", reduction, True, digits=1),
+    ]
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """One row a group, settings as blocks, the best of each column and setting in bold."""
+    columns = measures(comparison)
+    every = {group: {measure.name: group.spread(measure.of) for measure in columns} for group in comparison.groups}
+    units = {
+        measure.name: unit_of(spread[measure.name].mean for spread in every.values()) if measure.is_bytes else ("", 1.0)
+        for measure in columns
+    }
     blocks, rows = [], []
     for setting, groups in comparison.by_setting.items():
-        spreads = [{measure.name: group.spread(measure.of) for measure in MEASURES} for group in groups]
-        best = {measure.name: _best(measure, [spread[measure.name] for spread in spreads]) for measure in MEASURES}
+        spreads = [every[group] for group in groups]
+        best = {
+            measure.name: _best(measure, [spread[measure.name] for spread in spreads], units[measure.name])
+            for measure in columns
+        }
+        behind = _behind(groups)
         cells = []
         for group, spread in zip(groups, spreads, strict=True):
-            name = group.label + ("" if group.is_complete else " †")
-            cells.append(
-                [Cell(name), Cell(str(len(group.runs)))]
-                + [
-                    Cell(text := measure.write(spread[measure.name]), text == best[measure.name] and text != "–")
-                    for measure in MEASURES
-                ]
-            )
-            figures = [value for measure in MEASURES for value in (spread[measure.name].mean, spread[measure.name].std)]
-            rows.append([setting, group.method, group.label, len(group.runs), group.is_complete, *figures])
+            written = [measure.write(spread[measure.name], units[measure.name]) for measure in columns]
+            bold = [
+                text != "–"
+                and (text == best[measure.name] if measure.name != "accuracy_final" else _is_best(behind[group]))
+                for measure, text in zip(columns, written, strict=True)
+            ]
+            line = [Cell(text, is_best) for text, is_best in zip(written, bold, strict=True)]
+            line.insert(1, Cell(_interval(behind[group])))
+            cells.append([Cell(group.label + ("" if group.is_complete else " †")), Cell(str(len(group.runs))), *line])
+            figures = [value for measure in columns for value in (spread[measure.name].mean, spread[measure.name].std)]
+            against = behind[group] or Interval(math.nan, math.nan, math.nan, 0)
+            identity = (setting, group.method, group.label, len(group.runs), group.is_complete)
+            rows.append([*identity, *figures, against.mean, against.low, against.high])
         blocks.append((setting, cells))
-    figures_of = (f"{measure.name}_{kind}" for measure in MEASURES for kind in ("mean", "std"))
-    columns = ("setting", "method", "label", "seeds", "complete", *figures_of)
+    figures_of = [f"{measure.name}_{kind}" for measure in columns for kind in ("mean", "std")]
+    against_best = ("to_best_mean", "to_best_low", "to_best_high")
     stopped = any(not group.is_complete for group in comparison.groups)
     caption = (
-        "Best of each column in bold (bytes: of the methods that send any). Up and down are bytes a client and round, "
-        "as encoded; the reduction is against dense exchange of the same parameters. "
-        "The best round is picked on the test data: read it as an upper end."
-        + (" † stopped before its last round." if stopped else "")
+        "Final accuracy is bold for the highest mean and for every method whose difference to it (percentage points, "
+        "95 % bootstrap interval over seeds and clients, paired) is not told from zero; other columns: the best value "
+        "(bytes: of the methods that send any). Up and down are bytes a client and round, as encoded; the reduction is "
+        "against dense exchange of the same parameters. At a number of bytes: the last round that a client could pay "
+        "for, up and down. Sparse is the model as sent, which FedPURIN's paper reports. The best round is picked on "
+        "the test data: read it as an upper end." + (" † stopped before its last round." if stopped else "")
     )
-    header = ("Method", "Seeds", *(measure.title for measure in MEASURES))
-    return Table("comparison", f"Methods on {comparison.data}", caption, header, blocks, Numbers(columns, rows))
+    titles = [measure.title + (f" ({units[measure.name][0]})" if measure.is_bytes else "") for measure in columns]
+    header = ("Method", "Seeds", titles[0], "To the best (pp)", *titles[1:])
+    numbers = Numbers(("setting", "method", "label", "seeds", "complete", *figures_of, *against_best), rows)
+    return Table("comparison", f"Methods on {comparison.data}", caption, header, blocks, numbers)
 
 
-def _best(measure: Measure, spreads: Sequence[Spread]) -> str:
+def _common_budget(comparison: Comparison) -> float:
+    """What the thriftiest sending group spends in all: every method that can has a figure there."""
+    spent = [group.spread(lambda run: float(bytes_so_far(run)[-1])).mean for group in comparison.groups]
+    return min((value for value in spent if value > 0), default=0.0)
+
+
+def _behind(groups: Sequence[Group]) -> dict[Group, Interval | None]:
+    """Each group's paired difference to the one with the highest final accuracy; None for that one itself."""
+    means = {group: group.spread(final_accuracy).mean for group in groups}
+    known = [group for group in groups if math.isfinite(means[group])]
+    nothing = Interval(math.nan, math.nan, math.nan, 0)
+    if len(known) < 2:
+        return dict.fromkeys(groups, nothing)
+    leader = max(known, key=lambda group: means[group])
+    return {group: None if group is leader else difference(group, leader) for group in groups}
+
+
+def _is_best(behind: Interval | None) -> bool:
+    return behind is None or (behind.pairs > 0 and not behind.excludes_zero)
+
+
+def _interval(behind: Interval | None) -> str:
+    if behind is None:
+        return "best"
+    if not behind.pairs:
+        return "–"
+    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (behind.mean, behind.low, behind.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _best(measure: Measure, spreads: Sequence[Spread], unit: tuple[str, float]) -> str:
     """The best value as it is written, so that what looks equal is bold together; '' if nothing competes."""
     competing = [
         spread for spread in spreads if math.isfinite(spread.mean) and (measure.more_is_better or spread.mean > 0)
@@ -116,7 +202,7 @@ def _best(measure: Measure, spreads: Sequence[Spread]) -> str:
     if len(spreads) < 2 or not competing:
         return ""
     pick = max if measure.more_is_better else min
-    return measure.write(pick(competing, key=lambda spread: spread.mean))
+    return measure.write(pick(competing, key=lambda spread: spread.mean), unit)
 
 
 def label_columns(group: Group) -> list[str]:
