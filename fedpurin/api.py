@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule
+from torch import nn
 from torch.utils.data import Dataset
 
 from fedpurin.federation import Federation
@@ -35,7 +35,7 @@ class RunResult:
 def simulate(
     overrides: Sequence[str] = (),
     *,
-    module: LightningModule | None = None,
+    module: nn.Module | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     callbacks: Sequence[Any] = (),
@@ -46,7 +46,9 @@ def simulate(
     Args:
         overrides: what would follow `fedpurin` on the command line, e.g. `["method=fedavg", "trainer.rounds=5"]`.
         module: the clients' LightningModule, with `training_step`, `configure_optimizers` and a `validation_step`
-            that logs "accuracy"; None builds the configured model. All clients start from its present weights.
+            that logs "accuracy"; a plain network gets cross-entropy and SGD, as on the command line; None builds the
+            configured model. The run works on a copy: all clients start from the module's present weights, and the
+            object stays as it is.
         train, test: map-style data sets of (x, y) pairs; both None loads the configured data.
         callbacks: Lightning callbacks beside the configured ones.
         run_dir: the run folder; None takes Hydra's `outputs/DATE/TIME`.

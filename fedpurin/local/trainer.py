@@ -53,8 +53,6 @@ class LocalTrainer:
         batch_size: int,
         monitor: str | None = None,
     ) -> None:
-        if not module.automatic_optimization:
-            raise ConfigError(f"model: {type(module).__name__} optimises manually; clients need automatic optimisation")
         fabric.setup_module(module)  # once a rank: it hooks the module for good
         self.fabric, self.module, self.space = fabric, module, space
         self.train, self.test = train, test

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,9 +30,10 @@ from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
 from fedpurin.run.launch import make_fabric
 from fedpurin.run.lock import RunLock, is_first_process
+from fedpurin.run.module import check_fit, check_optimizers, check_single_samples, client_module, complete
 from fedpurin.run.record import Recorder, RunFolder
 from fedpurin.run.resume import check_folder
-from fedpurin.seeding import derive_seed, seed_global
+from fedpurin.seeding import seed_global
 from fedpurin.space import ParameterSpace, Roles
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def build(
     config: Config,
     run_dir: Path,
     *,
-    module: LightningModule | None = None,
+    module: nn.Module | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     callbacks: Sequence[Any] = (),
@@ -51,7 +51,8 @@ def build(
     """Make every part of one run on this rank. The run folder is locked until the run ends, or this fails.
 
     Args:
-        module: the client's LightningModule; None builds `config.model`. Every client starts from its weights.
+        module: the client's LightningModule, or a plain network; None builds `config.model`. Every client starts from
+            the weights of a copy; the object itself stays as it is.
         train, test: data sets of (x, y) pairs; None loads `config.data`.
         callbacks: further callbacks after the configured ones.
 
@@ -73,7 +74,7 @@ def _assemble(
     config: Config,
     run_dir: Path,
     lock: RunLock,
-    module: LightningModule | None,
+    module: nn.Module | None,
     train: Dataset[Any] | None,
     test: Dataset[Any] | None,
     callbacks: Sequence[Any],
@@ -102,23 +103,25 @@ def _assemble(
     if processes.rank == 0:
         recorder.folder.write_partition(data.class_names, parts.class_counts, parts.test_class_counts)
 
-    if module is None:
-        seed_global(config.seed, "weights")
+    seed_global(config.seed, "weights")
+    if module is not None:
+        module = client_module(module, of_user=True)
+    else:
         shape = {
             "num_classes": data.num_classes,
             "in_channels": data.in_channels,
             "image_size": data.image_size,
         }
         module = make_module(config.model, shape)
-    _check_hooks(module)
+    complete(module, data.train)
     try:
         roles = Roles(config.roles.head, config.roles.norm)
         module = method.adapt(module, roles)
         space = ParameterSpace(module, method.shares, roles)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
-    check_fit(module, data.train)
-    _check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
+    check_fit(module, data.train, data.test)
+    check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
 
     trainer = LocalTrainer(
@@ -168,12 +171,7 @@ def make_module(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> 
 
     `shape` (num_classes, in_channels, image_size) fills the parameters of these names that the options leave open.
     """
-    made = make(_with_shape(options, shape), "model")
-    if isinstance(made, nn.Module) and not isinstance(made, LightningModule):
-        made = make({"_target_": "lightning_modules.ImageClassifier", "backbone": made}, "model")
-    if not isinstance(made, LightningModule):
-        raise ConfigError(f"model._target_={options['_target_']} made a {type(made).__name__}, not a LightningModule")
-    return made
+    return client_module(make(_with_shape(options, shape), "model"), of_user=False)
 
 
 def make(options: Mapping[str, Any], group: str) -> Any:
@@ -185,60 +183,6 @@ def make(options: Mapping[str, Any], group: str) -> Any:
     except hydra.errors.InstantiationException as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{group}: {_one_line(cause)}") from error
-
-
-def check_fit(module: LightningModule, pool: Any, count: int = 4) -> None:
-    """Run one small training step without effect, so that a model that cannot take these data is named at once."""
-    count = min(count, pool.num_samples)
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(0, "check"))
-        batch = next(iter(pool.batches(torch.arange(count), count)))
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a module that logs has no trainer yet, and Lightning says so
-                module.training_step(batch, 0)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            shape = "×".join(str(side) for side in batch[0].shape[1:])
-            raise ConfigError(
-                f"model: {type(module).__name__} does not fit samples of shape {shape} "
-                f"(data, model): {_one_line(error)}"
-            ) from error
-        finally:
-            module.load_state_dict(state)
-
-
-def check_optimizers(module: LightningModule) -> None:
-    """Make the optimizer once and drop it, so that a value it refuses (a negative rate) is named before the start."""
-    try:
-        module.configure_optimizers()
-    except ValueError as error:
-        what = f"model: configure_optimizers of {type(module).__name__}"
-        raise ConfigError(f"{what}: {_one_line(error)}") from error
-
-
-def _check_single_samples(module: LightningModule, pool: Any, sizes: Sequence[int], batch_size: int) -> None:
-    """Batches of one sample: batch normalisation has no statistics there, unless feature maps are larger than a pixel."""
-    alone = [str(client) for client, size in enumerate(sizes) if size == 1]
-    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
-    if not norms or (batch_size > 1 and not alone):
-        return
-    try:
-        check_fit(module, pool, count=1)
-    except ConfigError as error:
-        if batch_size == 1:
-            raise ConfigError(f"trainer.batch_size=1: batch normalisation needs two samples; {error}") from None
-        named = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
-        raise ConfigError(
-            f"partition: client {named} has one training sample, and batch normalisation needs two; raise "
-            "partition.volume.floor or partition.train_per_client, or take fewer clients"
-        ) from None
-
-
-def _check_hooks(module: LightningModule) -> None:
-    for hook in ("training_step", "configure_optimizers", "validation_step"):
-        if getattr(type(module), hook) is getattr(LightningModule, hook, None):
-            raise ConfigError(f"model: {type(module).__name__} has no {hook}; a client needs one")
 
 
 def _with_shape(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> dict[str, Any]:

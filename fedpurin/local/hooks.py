@@ -1,0 +1,40 @@
+"""What of Lightning's interface a user's class overrides, and the step signatures that it may leave short.
+
+Owns: the question "is this hook the user's own?", for classes of `lightning` and of `pytorch_lightning`. Does not own:
+when a hook is called (`trainer.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+LIBRARIES = ("lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.nn.modules.module")
+STEPS = ("training_step", "validation_step")
+
+
+def overridden(owner: Any, hook: str) -> bool:
+    """Whether a module or callback defines this hook itself; what it inherits from Lightning is not its own."""
+    if hook in vars(owner):
+        return True
+    for base in type(owner).__mro__:
+        if hook in vars(base):
+            return not f"{base.__module__}.".startswith(LIBRARIES)
+    return False
+
+
+def takes_batch_index(step: Callable[..., Any]) -> bool:
+    """Whether a step, as a function of (self, batch, …), takes the batch's number: Lightning leaves that open."""
+    kinds = [parameter.kind for parameter in inspect.signature(step).parameters.values()]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Parameter.VAR_POSITIONAL in kinds or sum(kind in positional for kind in kinds) > 2
+
+
+def without_index(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step with the signature that everything else calls it by."""
+
+    def with_index(self: Any, batch: Any, batch_idx: int) -> Any:
+        return step(self, batch)
+
+    return with_index

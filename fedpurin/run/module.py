@@ -1,0 +1,202 @@
+"""The user's model becomes the clients' module: a copy, a LightningModule, with all its layers, tried once.
+
+Owns: which objects are taken and which are refused, the hooks that make layers (`setup`, `configure_model`), lazy
+layers, and the trial steps that name a model that cannot take these data. Does not own: how `config.model` is made
+(`build.py`), the methods' changes of it (methods/), its training (local/).
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hydra
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fedpurin.config import ConfigError
+from fedpurin.data import Pool
+from fedpurin.local.hooks import STEPS, overridden, takes_batch_index, without_index
+from fedpurin.seeding import derive_seed
+
+WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
+TRIAL_SAMPLES = 4
+
+
+def client_module(model: Any, *, of_user: bool) -> LightningModule:
+    """A LightningModule for the clients: of `lightning`, of `pytorch_lightning`, or a network to be classified with.
+
+    Args:
+        of_user: the object belongs to somebody who goes on using it; the run then works on a copy.
+
+    Raises:
+        ConfigError: it is none of these, has no steps, or cannot be copied.
+    """
+    name = type(model).__name__
+    if name in WRAPPERS:
+        raise ConfigError(f"model: a {name} wraps the network; give the network itself")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: got a {name}; a LightningModule or a torch network is possible")
+    if of_user:
+        try:
+            model = copy.deepcopy(model)
+        except Exception as error:
+            raise ConfigError(
+                f"model: the run works on a copy of {name}, which cannot be copied: {one_line(error)}"
+            ) from error
+    if not _is_lightning(model):
+        model = hydra.utils.get_class("lightning_modules.ImageClassifier")(model)
+    for hook in (*STEPS, "configure_optimizers"):
+        if not overridden(model, hook):
+            raise ConfigError(f"model: {type(model).__name__} has no {hook}; a client needs one")
+    module = _adapted(model)
+    if not module.automatic_optimization:
+        raise ConfigError(f"model: {name} optimises manually; clients need automatic optimisation")
+    return module
+
+
+def complete(module: LightningModule, pool: Pool) -> None:
+    """Have the module make all of its layers: its own hooks do, and a batch gives lazy layers their shapes.
+
+    Raises:
+        ConfigError: a hook or the batch failed, or a parameter is not float32.
+    """
+    for hook, arguments in (("setup", ("fit",)), ("configure_model", ())):
+        if overridden(module, hook):
+            try:
+                getattr(module, hook)(*arguments)
+            except Exception as error:
+                raise ConfigError(f"model: {type(module).__name__}.{hook} failed: {one_line(error)}") from error
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        training = module.training
+        module.eval()  # running statistics stay as they are
+        _step(module, "training_step", pool)
+        module.train(training)
+        left = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
+        if left:
+            raise ConfigError(f"model: training_step of {type(module).__name__} never uses {left[0]}, a lazy layer")
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise ConfigError(
+                f"model: {name} of {type(module).__name__} is {parameter.dtype}; clients keep float32 parameters "
+                "(module.float(); trainer.precision chooses what they are computed in)"
+            )
+
+
+def check_fit(module: LightningModule, train: Pool, test: Pool) -> None:
+    """Try one small step of either kind without effect, so that a model that cannot take these data is named at once.
+
+    Raises:
+        ConfigError: a step failed.
+    """
+    _try(module, train, test)
+
+
+def _try(module: LightningModule, train: Pool, test: Pool | None = None, count: int = TRIAL_SAMPLES) -> None:
+    trial, state = module, None
+    try:
+        trial = copy.deepcopy(module)
+    except Exception:  # some networks cannot be copied; their tensors can
+        state = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = {child: child.training for child in trial.modules()}
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(0, "check"))
+        try:
+            _check_loss(module, _step(trial.train(), "training_step", train, count))
+            if test is not None:
+                _step(trial.eval(), "validation_step", test, count)
+        finally:
+            for child, mode in modes.items():
+                child.training = mode
+            if state is not None:
+                module.load_state_dict(state)
+
+
+def check_optimizers(module: LightningModule) -> None:
+    """Make the optimizer once and drop it, so that a value it refuses (a negative rate) is named before the start."""
+    try:
+        module.configure_optimizers()
+    except Exception as error:
+        what = f"model: configure_optimizers of {type(module).__name__}"
+        raise ConfigError(f"{what}: {one_line(error).removeprefix('ValueError: ')}") from error
+
+
+def check_single_samples(module: LightningModule, pool: Pool, sizes: Sequence[int], batch_size: int) -> None:
+    """Batches of one sample: batch normalisation has no statistics there, unless feature maps are larger than a pixel."""
+    alone = [str(client) for client, size in enumerate(sizes) if size == 1]
+    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if not norms or (batch_size > 1 and not alone):
+        return
+    try:
+        _try(module, pool, count=1)
+    except ConfigError as error:
+        if batch_size == 1:
+            raise ConfigError(f"trainer.batch_size=1: batch normalisation needs two samples; {error}") from None
+        named = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
+        raise ConfigError(
+            f"partition: client {named} has one training sample, and batch normalisation needs two; raise "
+            "partition.volume.floor or partition.train_per_client, or take fewer clients"
+        ) from None
+
+
+def one_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return text if len(text) < 300 else text[:297] + "…"
+
+
+def _step(module: LightningModule, step: str, pool: Pool, count: int = TRIAL_SAMPLES) -> Any:
+    count = min(count, pool.num_samples)
+    batch = next(iter(pool.batches(torch.arange(count), count)))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a module that logs has no trainer yet, and Lightning says so
+            return getattr(module, step)(batch, 0)
+    except Exception as error:
+        raise ConfigError(
+            f"model: {type(module).__name__} does not fit samples of {_shape_of(batch)} "
+            f"(data, model): {step} raised {one_line(error)}"
+        ) from error
+
+
+def _check_loss(module: LightningModule, output: Any) -> None:
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if output is not None and not (isinstance(loss, Tensor) and loss.numel() == 1):
+        what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(output).__name__
+        raise ConfigError(
+            f"model: training_step of {type(module).__name__} returned {what}; "
+            "return the loss, {'loss': …}, or None to skip a batch"
+        )
+
+
+def _shape_of(batch: Any) -> str:
+    """What one sample of the batch is: its input's shape, or all of its parts where they are not a plain pair."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):
+        return "shape " + ("×".join(str(side) for side in batch[0].shape[1:]) or "() (numbers)")
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{name}: {_shape_of([value])}" for name, value in batch.items()) + "}"
+    return type(batch).__name__
+
+
+def _is_lightning(model: nn.Module) -> bool:
+    other = sys.modules.get("pytorch_lightning")  # who has one of its modules has imported it
+    return isinstance(model, LightningModule) or (other is not None and isinstance(model, other.LightningModule))
+
+
+def _adapted(model: Any) -> LightningModule:
+    """Give the copy a subclass of its own class where it needs one: the base class and the signatures we call.
+
+    The class keeps its name, and its methods win over everything added.
+    """
+    own = type(model)
+    bases = (own,) if isinstance(model, LightningModule) else (own, LightningModule)
+    added = {step: without_index(getattr(own, step)) for step in STEPS if not takes_batch_index(getattr(own, step))}
+    if added or len(bases) > 1:
+        names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+        model.__class__ = type(own.__name__, bases, names | added)
+    assert isinstance(model, LightningModule)
+    return model
