@@ -19,7 +19,7 @@ from fedpurin.selection.budget.program import BudgetProgram
 from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.certificate import Certificate, Selection
 from fedpurin.selection.reduction.curve import ValueCurve
-from fedpurin.selection.reduction.scan import Threshold, open_scan
+from fedpurin.selection.reduction.scan import Scan, Threshold, open_scan
 from fedpurin.selection.solver import require_installed
 from fedpurin.space import Layout
 
@@ -62,16 +62,43 @@ class Selector:
             SolverError: the solver failed.
         """
         start = time.perf_counter()
+        scan = self._open(scores)
+        answer = self.program.solve(scan, start + self.config.time_limit)
+        return self._select(scan, answer, time.perf_counter() - start)
+
+    def solve_many(self, scores: Float32[Tensor, "clients length"]) -> list[Selection]:
+        """Solve the programs of several clients, one row each: the masks and certificates that `solve` gives.
+
+        `layerwise` programs are stated side by side and solved by one call of the solver, whose time each certificate
+        has an equal share of. The others are solved one by one: `budget` cores are large, and `global` ones are coupled.
+
+        Raises:
+            ValueError: a score is NaN, infinite or negative, or the rows do not fit the layout.
+            SolverError: the solver failed.
+        """
+        program = self.program
+        if len(scores) < 2 or not isinstance(program, CardinalityProgram) or not program.can_join:
+            return [self.solve(row) for row in scores]
+        start = time.perf_counter()
+        scans = [self._open(row) for row in scores]
+        answers = program.solve_many(scans, start + len(scans) * self.config.time_limit)
+        share = (time.perf_counter() - start) / len(scans)
+        return [self._select(scan, answer, share) for scan, answer in zip(scans, answers, strict=True)]
+
+    def _open(self, scores: Float32[Tensor, " length"]) -> Scan:
         if tuple(scores.shape) != (self.layout.length,) or scores.dtype != torch.float32:
             raise ValueError(
                 f"got {scores.dtype} scores of shape {tuple(scores.shape)}; the layout needs float32 and "
                 f"({self.layout.length},)"
             )
-        scan = open_scan(self.layout, scores)
-        answer = self.program.solve(scan, start + self.config.time_limit)
+        return open_scan(self.layout, scores)
+
+    def _select(self, scan: Scan, answer: Answer, seconds: float) -> Selection:
+        """Write the mask; `seconds` is what came before."""
+        start = time.perf_counter()
         thresholds = [_threshold(curve, k) for curve, k in zip(answer.curves, answer.counts, strict=True)]
         packed, mask = scan.write_mask(thresholds)
-        certificate = self._certify(answer, time.perf_counter() - start)
+        certificate = self._certify(answer, seconds + time.perf_counter() - start)
         return Selection(packed, mask, certificate, answer.encodings)
 
     def _certify(self, answer: Answer, total_seconds: float) -> Certificate:

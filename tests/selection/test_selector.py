@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedpurin.config import ConfigError, ProgramConfig
-from fedpurin.selection import Selector, solver
+from fedpurin.selection import Selector, cardinality, solver
 from fedpurin.selection.answer import close_gap, name_status, relative_gap
 from fedpurin.space import Layout, pack_mask
 from tests.selection import naive
@@ -120,3 +120,25 @@ def test_gap_arithmetic_by_hand() -> None:
     assert name_status(1e-5, 1e-4, False) == "within_tolerance"
     assert name_status(1e-3, 1e-4, False) == "time_limit"
     assert name_status(1e-3, 1e-4, True) == "numerical_limit"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_many_clients_at_once_get_the_masks_that_each_gets_alone(name: Any) -> None:
+    kinds = ("normal", "ties", "nulls", "heavy", "zero", "equal")
+    rows = torch.stack([LAYOUT.embed(draw_scores(kind, LAYOUT.size, seed=3)) for kind in kinds])
+    selector = Selector(LAYOUT, ProgramConfig(name=name))
+    together, alone = selector.solve_many(rows), [selector.solve(row) for row in rows]
+    assert len(together) == 6
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.packed, other.packed)
+        assert torch.equal(one.mask, other.mask)
+        mine, its = one.certificate, other.certificate
+        assert (mine.status, mine.objective, mine.upper_bound) == (its.status, its.objective, its.upper_bound)
+        assert (mine.num_selected, mine.num_null, mine.core_size) == (its.num_selected, its.num_null, its.core_size)
+
+
+def test_many_layerwise_clients_are_one_call_of_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], cardinality.solve_statement
+    monkeypatch.setattr(cardinality, "solve_statement", lambda *a, **k: calls.append(1) or real(*a, **k))
+    Selector(LAYOUT, ProgramConfig()).solve_many(SCORES.expand(7, -1))
+    assert len(calls) == 1
