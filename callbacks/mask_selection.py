@@ -17,6 +17,7 @@ from fedpurin.exchange.wire.costs import VALUE_BYTES, upload_overhead_bytes
 from fedpurin.federation import Federation
 from fedpurin.local.client import Client, Diverged
 from fedpurin.local.trainer import LocalTrainer
+from fedpurin.seeding import torch_generator
 from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
 
 
@@ -60,8 +61,10 @@ class MaskSelection(lightning.Callback):
         client, shared = trainer.client, trainer.space.shared.length
         fitted = trainer.vector[:shared]
         assert self.scores is not None, "on_run_start sets them"
-        direction = trainer.gradient if self.scores.source == "gradient" else fitted - client.vector[:shared]
-        scores = perturbation_scores(fitted, direction, self.scores)
+        uses_update = "update" in (self.scores.source, self.scores.order)
+        direction = fitted - client.vector[:shared] if uses_update else trainer.gradient
+        stream = torch_generator(trainer.seed, "scores/random", round=trainer.round, client=client.id)
+        scores = perturbation_scores(fitted, direction, self.scores, stream)
         if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
             raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")
         if self._worker is None:

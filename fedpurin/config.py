@@ -95,7 +95,9 @@ class RolesConfig:
 class ScoresConfig:
     """Perturbation scores, METHOD step 2."""
 
-    order: Literal["second", "first"] = "second"
+    order: Literal["second", "first", "random", "magnitude", "update"] = "second"
+    """Of the expansion, |−g·w + ½(g·w)²| or |g·w|; or a control of equal density: a uniform number in [0, 1), |w|,
+    |w − w⁰|. The controls read neither `source` nor `gradient_dtype`."""
     source: Literal["gradient", "update"] = "gradient"
     cutoff: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-10
     """A score at or below it is null: never critical."""

@@ -62,7 +62,10 @@ def test_config_is_frozen() -> None:
             {"program": {"name": "global", "density_floor": 0.6}},
             "program.density_floor=0.6 asks for more than program.tau=0.5 allows",
         ),
-        ({"scores": {"order": "third"}}, "scores.order='third' is not possible: it should be 'second' or 'first'"),
+        (
+            {"scores": {"order": "third"}},
+            "scores.order='third' is not possible: it should be 'second', 'first', 'random'",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line(groups: dict[str, dict[str, Any]], message: str) -> None:

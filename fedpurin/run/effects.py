@@ -33,6 +33,7 @@ class Situation:
     partition: str
     volume: str
     scores: str
+    order: str
     checkpoints: int
 
     @classmethod
@@ -43,6 +44,7 @@ class Situation:
             partition=config.partition.name,
             volume=config.partition.volume.name,
             scores=config.scores.source,
+            order=config.scores.order,
             checkpoints=config.checkpoint.every,
         )
 
@@ -54,6 +56,8 @@ def why_without_effect(option: str, now: Situation) -> str:
         return f"{method} exchanges no masks, so it has no program and no scores"
     if now.method == "local" and first in ("exchange", "network"):
         return f"{method} sends nothing"
+    if option in ("scores.source", "scores.gradient_dtype") and now.order in ("random", "magnitude", "update"):
+        return f"scores.order={now.order} does not read it (second and first do)"
     readers = {
         "program.tau": (now.program, ("layerwise", "global"), "program"),
         "program.density_floor": (now.program, ("global",), "program"),
@@ -127,7 +131,14 @@ def _situation(job: Sequence[str], known: dict[tuple[str, ...], Situation]) -> S
     """Composed once for all runs that make the same choices."""
     from fedpurin.run.compose import compose_config
 
-    deciding = ("partition.volume.name", "scores.source", "checkpoint.every", "program.name", "partition.name")
+    deciding = (
+        "partition.volume.name",
+        "scores.source",
+        "scores.order",
+        "checkpoint.every",
+        "program.name",
+        "partition.name",
+    )
     choices = tuple(
         item
         for item in job

@@ -24,15 +24,20 @@ _GRADIENT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float
 
 
 def perturbation_scores(
-    parameters: Float32[Tensor, " length"], direction: Float32[Tensor, " length"], config: ScoresConfig
+    parameters: Float32[Tensor, " length"],
+    direction: Float32[Tensor, " length"],
+    config: ScoresConfig,
+    generator: torch.Generator | None = None,
 ) -> Float32[Tensor, " length"]:
     """Score every element of a flat vector; null scores are exactly 0.0.
 
     Args:
         parameters: w after local training.
-        direction: g of the last mini-batch (`source: gradient`), or w − w⁰ (`source: update`).
+        direction: g of the last mini-batch (`source: gradient`), or w − w⁰ (`source: update`, `order: update`).
+        generator: the CPU stream that `order: random` draws from, one number a parameter.
 
     Raises:
+        ValueError: `order: random` without a generator;
         ValueError: the two vectors differ in shape or device, or are not float32.
     """
     if parameters.shape != direction.shape or parameters.device != direction.device:
@@ -42,10 +47,26 @@ def perturbation_scores(
         )
     if parameters.dtype != torch.float32 or direction.dtype != torch.float32:
         raise ValueError(f"scores need float32 vectors; got {parameters.dtype} and {direction.dtype}")
+    if config.order in ("random", "magnitude", "update"):
+        return _score_control(parameters.detach(), direction.detach(), config, generator)
     gradient_dtype = config.gradient_dtype if config.source == "gradient" else "float32"
     if parameters.device.type == "cpu":
         return _score_cpu(parameters.detach(), direction.detach(), config, gradient_dtype)
     return _score_torch(parameters.detach(), direction.detach(), config, gradient_dtype)
+
+
+def _score_control(
+    parameters: Tensor, direction: Tensor, config: ScoresConfig, generator: torch.Generator | None
+) -> Tensor:
+    """Scores that use no gradient, as controls; the cutoff makes them null as it does the others."""
+    if config.order == "random":
+        if generator is None:
+            raise ValueError("scores.order=random draws from a generator; none was given")
+        scores = torch.rand(len(parameters), generator=generator).to(parameters.device)  # the CPU's bits everywhere
+    else:
+        scores = (parameters if config.order == "magnitude" else direction).abs()
+    cutoff = torch.tensor(config.cutoff, dtype=torch.float32, device=scores.device)
+    return scores.masked_fill_(scores <= cutoff, 0.0)
 
 
 def _score_cpu(parameters: Tensor, direction: Tensor, config: ScoresConfig, gradient_dtype: str) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fedpurin.config import ScoresConfig
+from fedpurin.seeding import torch_generator
 from fedpurin.selection import perturbation_scores
 from fedpurin.selection.scores import _score_torch
 from tests.selection import naive
@@ -60,3 +61,30 @@ def test_vectors_that_differ_are_refused() -> None:
         perturbation_scores(torch.ones(3), torch.ones(2), ScoresConfig())
     with pytest.raises(ValueError, match="float64"):
         perturbation_scores(torch.ones(2), torch.ones(2, dtype=torch.float64), ScoresConfig())
+
+
+def test_controls_by_hand() -> None:
+    weights, update = torch.tensor([2.0, -3.0, 0.25]), torch.tensor([-0.5, 0.125, 1.0])
+    magnitude = ScoresConfig(order="magnitude", cutoff=0.25)
+    assert perturbation_scores(weights, update, magnitude).tolist() == [2.0, 3.0, 0.0]
+    moved = ScoresConfig(order="update", cutoff=0.125)
+    assert perturbation_scores(weights, update, moved).tolist() == [0.5, 0.0, 1.0]
+    assert weights.tolist() == [2.0, -3.0, 0.25]
+
+
+def test_random_scores_belong_to_seed_round_and_client() -> None:
+    config, weights = ScoresConfig(order="random"), torch.zeros(10_000)
+
+    def draw(seed: int, round_: int, client: int) -> torch.Tensor:
+        stream = torch_generator(seed, "scores/random", round=round_, client=client)
+        return perturbation_scores(weights, weights, config, stream)
+
+    first = draw(0, 1, 2)
+    assert torch.equal(first, draw(0, 1, 2))
+    assert not any(torch.equal(first, draw(*other)) for other in [(1, 1, 2), (0, 2, 2), (0, 1, 3)])
+    assert abs(first.mean().item() - 0.5) < 0.015  # five standard errors
+    assert 0.0 <= first.min().item() < first.max().item() < 1.0
+    half = perturbation_scores(weights, weights, ScoresConfig(order="random", cutoff=0.5), torch_generator(0, "x"))
+    assert abs((half == 0).float().mean().item() - 0.5) < 0.025
+    with pytest.raises(ValueError, match=r"scores.order=random draws from a generator"):
+        perturbation_scores(weights, weights, config)

@@ -71,7 +71,7 @@ class ValueCurve:
         A bin's scores have one exponent, so their sum is an integer multiple of its unit in the last place: below
         2^53 of them for 2^29 scores, hence exact in float64 and the same on every device and number of threads.
         """
-        bins = np.flatnonzero(counts)[::-1]
+        bins = np.flatnonzero(counts != 0)[::-1]  # of booleans: several times as fast
         bottom, unit = _float_of(bins << 16), _unit_of(bins)
         count = counts[bins]
         total = count * bottom + places[bins] * unit
@@ -123,7 +123,7 @@ def bins_of(scores: Floats) -> Integers:
 
 def curve_of_bin(bin_index: int, counts: NDArray[np.integer]) -> ValueCurve:
     """The exact steps inside one bin, from the count of every place in it."""
-    places = np.flatnonzero(counts)[::-1]
+    places = np.flatnonzero(counts != 0)[::-1]  # of booleans: several times as fast
     num_null = 0
     if bin_index == 0 and len(places) and places[-1] == 0:
         places, num_null = places[:-1], int(counts[0])
