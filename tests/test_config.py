@@ -64,7 +64,7 @@ def test_config_is_frozen() -> None:
         ),
         (
             {"scores": {"order": "third"}},
-            "scores.order='third' is not possible: it should be 'second', 'first', 'random'",
+            "scores.order='third' is not possible: it should be 'second', 'first', 'random', 'magnitude' or 'update'",
         ),
     ],
 )
