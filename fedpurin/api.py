@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 from fedpurin.federation import Federation
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
+from fedpurin.run.effects import remarks, say
 from fedpurin.run.interruption import Interrupted
+from fedpurin.run.lock import is_first_process
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ def simulate(
     if train is not None:
         name = config.name.replace(config.data.name, "own-data")
         config = replace(config, data=replace(config.data, name="own-data"), name=name)
+    theirs = [group for group, own in (("data", train), ("model", module)) if own is not None]
+    config = replace(config, choices={group: name for group, name in config.choices.items() if group not in theirs})
+    if is_first_process():
+        say(remarks(config, overrides))
     folder = Path(run_dir) if run_dir is not None else default_dir
     federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
     try:

@@ -137,7 +137,7 @@ class Federation:
         everyone = {id: why for part in self.processes.gather_objects(reports) for id, why in part.items()}
         diverged = {id: why for id, why in sorted(everyone.items()) if why is not None}
         for id, why in diverged.items():
-            message = f"client {id} diverged in round {number}: {why}"
+            message = f"client {id} diverged in round {number + 1}: {why}"
             if self.config.trainer.on_divergence == "stop":
                 raise RunError(f"{message}; trainer.on_divergence=stop ends the run")
             if self.processes.rank == 0:
@@ -205,7 +205,7 @@ class Federation:
             raise
         except Exception as error:
             who = ", ".join(str(client.id) for client in block)
-            where = f"rank {self.processes.rank}, client {who}, round {number}, {stage}"
+            where = f"rank {self.processes.rank}, client {who}, round {number + 1}, {stage}"
             raise RunError(f"{where}: {type(error).__name__}: {error}") from error
 
     def _call(self, hook: str, **arguments: Any) -> None:

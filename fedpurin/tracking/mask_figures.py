@@ -48,7 +48,7 @@ def density_figure(
     """
     draw = _draw_named if len(names) <= MAX_NAMED else _draw_skyline
     figure = draw(names, sizes, density, overall)
-    figure.suptitle(f"Mask density, round {number}", fontsize=10.5, fontweight="bold", color=LIGHT["ink"])
+    figure.suptitle(f"Mask density, round {number + 1}", fontsize=10.5, fontweight="bold", color=LIGHT["ink"])
     return figure
 
 
@@ -67,7 +67,7 @@ def overlap_figure(ids: Sequence[int], overlap: Sequence[Sequence[float | None]]
     axis.set_yticks(shown, labels, fontsize=7.5)
     axis.set_xlabel("client j", fontsize=8.5)
     axis.set_ylabel("client i", fontsize=8.5)
-    figure.suptitle(f"Mask overlap, round {number}", fontsize=10.5, fontweight="bold", color=LIGHT["ink"])
+    figure.suptitle(f"Mask overlap, round {number + 1}", fontsize=10.5, fontweight="bold", color=LIGHT["ink"])
     return figure
 
 

@@ -146,7 +146,7 @@ def test_a_diverging_client_keeps_its_last_good_state_and_sends_nothing(tmp_path
 
 
 def test_on_divergence_stop_names_client_and_round(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"client \d diverged in round 0: loss is nan; trainer.on_divergence=stop"):
+    with pytest.raises(RunError, match=r"client \d diverged in round 1: loss is nan; trainer.on_divergence=stop"):
         fedpurin.simulate([*DIVERGING, "trainer.on_divergence=stop"], run_dir=tmp_path)
 
 
@@ -158,7 +158,7 @@ class Breaks(Users):
 
 
 def test_a_failure_says_rank_client_round_and_stage(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="rank 0, client 0, round 0, local training: KeyError: 'no such thing'"):
+    with pytest.raises(RunError, match="rank 0, client 0, round 1, local training: KeyError: 'no such thing'"):
         fedpurin.simulate(QUICK, module=Breaks(), train=users_data(80, 1), test=users_data(40, 2), run_dir=tmp_path)
 
 
@@ -182,3 +182,14 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path, method: str) -> None
     done = subprocess.run([*command, *run, f"hydra.run.dir={tmp_path}/two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert without_placement(tmp_path / "one") == without_placement(tmp_path / "two")
+
+
+def test_what_the_user_brings_is_no_recorded_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pool = TensorDataset(torch.randn(90, 12, generator=generator), torch.arange(90) % 3)
+    overrides = [*QUICK, "method=local", "program.tau=0.3"]
+    result = fedpurin.simulate(overrides, module=Users(), train=pool, test=pool, run_dir=tmp_path / "run")
+    choices = result.federation.config.choices
+    assert choices["method"] == "local"
+    assert not {"data", "model"} & choices.keys()
+    assert "fedpurin: program.tau has no effect: method=local exchanges no masks" in capsys.readouterr().err
