@@ -38,6 +38,12 @@ class DataConfig:
     name: str
     root: str | None = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
+    label: str = "label"
+    """Column of the class (data=table)."""
+    client: str | None = None
+    """Column that says whose a row is (data=table, for partition=natural)."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Part held out for testing of each client, else of each class, where there is no test set (arrays, table)."""
     download: bool = True
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
@@ -70,7 +76,7 @@ class VolumeConfig:
 class PartitionConfig:
     """How samples are dealt to clients; train and test follow the same class proportions."""
 
-    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological"]
+    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological", "natural", "file"]
     num_clients: Annotated[int, Field(ge=1)]
     train_per_client: Annotated[int, Field(ge=1)] | None = None
     """Mean training samples a client; None shares out the whole pool."""
@@ -80,6 +86,8 @@ class PartitionConfig:
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     """Dirichlet concentration; small means few classes a client."""
     classes_per_client: Annotated[int, Field(ge=1)] = 2
+    file: str | None = None
+    """JSON or CSV of each client's indices (partition=file)."""
     volume: VolumeConfig = VolumeConfig()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.config import ConfigError
@@ -28,6 +29,8 @@ class LabelledData:
     train: Pool
     test: Pool
     class_names: tuple[str, ...]
+    clients: tuple[NDArray[Any], NDArray[Any]] | None = None
+    """Whose each training and test sample is, by name; None where the data do not say."""
 
     @property
     def num_classes(self) -> int:
@@ -55,6 +58,7 @@ def labelled_data(
     flip: bool = False,
     rotation: float = 0.0,
     crop_padding: int = 0,
+    clients: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> LabelledData:
     """Put (inputs [n, ...], labels [n]) of both splits together; uint8 images are scaled as `normalise` says.
 
@@ -83,7 +87,7 @@ def labelled_data(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     plain = replace(pool, inputs=test[0], labels=test[1], flip=False, rotation=0.0, crop_padding=0)
-    return LabelledData(name, pool, plain, tuple(class_names))
+    return LabelledData(name, pool, plain, tuple(class_names), clients)
 
 
 def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:

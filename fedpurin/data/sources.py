@@ -19,6 +19,7 @@ from fedpurin.data.dataset import LabelledData, labelled_data
 from fedpurin.data.files import PublishedFiles, read_idx, read_pickles
 from fedpurin.data.folder import read_image_folder
 from fedpurin.data.images import conform
+from fedpurin.data.tables import read_arrays, read_table
 from fedpurin.seeding import numpy_generator
 
 Split = tuple[Tensor, Tensor]
@@ -59,8 +60,12 @@ def load(config: DataConfig, seed: int) -> LabelledData:
         "cifar100": lambda: _read_cifar100(config),
         "image_folder": lambda: read_image_folder(config),
     }
+    own = {"arrays": read_arrays, "table": read_table}
+    if config.name in own:
+        return own[config.name](config, seed)
     if config.name not in readers:
-        raise ConfigError(f"data.name={config.name!r} is not possible: choose one of {', '.join(readers)}")
+        names = ", ".join([*readers, *own])
+        raise ConfigError(f"data.name={config.name!r} is not possible: choose one of {names}")
     train, test, class_names = readers[config.name]()
     train, test = (conform(train[0], config), train[1]), (conform(test[0], config), test[1])
     return labelled_data(

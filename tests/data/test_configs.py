@@ -42,5 +42,5 @@ def test_model(name: str, options: Any) -> None:
         pytest.skip("the user names the class")
     assert options["_target_"] == "lightning_modules.ImageClassifier"
     assert options["backbone"]["_target_"] == f"lightning_modules.backbones.{name}"
-    lr = 0.03 if name == "cnn" else 0.1  # the small network on digits diverges at the paper's rate
+    lr = 0.03 if name in ("cnn", "mlp") else 0.1  # the small network on digits diverges at the paper's rate
     assert (options["lr"], options["momentum"], options["weight_decay"]) == (lr, 0.9, 0.0)

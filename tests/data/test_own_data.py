@@ -1,0 +1,74 @@
+"""Arrays, tables and given partitions, by literal values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedpurin.config import ConfigError, DataConfig, PartitionConfig
+from fedpurin.data import LabelledData, load, partition
+
+
+def table(root: Path, text: str, **options: object) -> LabelledData:
+    (root / "t.csv").write_text(text)
+    return load(DataConfig(name="table", root=str(root / "t.csv"), **options), 0)  # type: ignore[arg-type]
+
+
+def test_columns_are_standardised_and_coded(tmp_path: Path) -> None:
+    for split, rows in (("train", "1,red,b\n3,blue,a\n"), ("test", "5,red,a\n")):
+        (tmp_path / f"{split}.csv").write_text("size,colour,kind\n" + rows)
+    data = load(DataConfig(name="table", root=str(tmp_path), label="kind"), 0)
+    assert data.class_names == ("a", "b")
+    assert data.train.inputs.tolist() == [[-1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    assert data.test.inputs.tolist() == [[3.0, 0.0, 1.0]]
+    assert data.train.labels.tolist() == [1, 0]
+
+
+def test_clients_by_a_column(tmp_path: Path) -> None:
+    rows = "".join(f"{n},{'xy'[n % 2]},{'pqr'[n % 3]}\n" for n in range(30))
+    data = table(tmp_path, "f,label,who\n" + rows, client="who")
+    parts = partition(PartitionConfig(name="natural", num_clients=3), data, 0)
+    assert [len(part) for part in parts.train] == [8, 8, 8]
+    assert [len(part) for part in parts.test] == [2, 2, 2]
+    with pytest.raises(ConfigError, match="there are 3 clients; set it to 3"):
+        partition(PartitionConfig(name="natural", num_clients=10), data, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("f,kind\n1,2\n", "label: .* no such column"), ("f,label\n,2\n", "column f is empty in row 1"),
+     ("f,label\n1\n", "line 2 has another number")],
+)  # fmt: skip
+def test_mistakes_in_a_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        table(tmp_path, text)
+
+
+def test_arrays_with_sparse_labels(tmp_path: Path) -> None:
+    x = np.arange(20).reshape(10, 2)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=[7, 500] * 5, x_test=x[:2], y_test=[500, 7])
+    data = load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+    assert data.class_names == ("7", "500")
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.train.inputs.tolist() == x.tolist()
+
+
+def test_indices_from_files(tmp_path: Path) -> None:
+    x = np.zeros((4, 2), dtype=np.float32)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
+    data = load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+    (tmp_path / "p.json").write_text('{"train": [[3, 0], [1]], "test": [[2], [0, 1]]}')
+    (tmp_path / "p.csv").write_text(
+        "split,client,index\ntrain,0,3\ntrain,0,0\ntrain,1,1\ntest,0,2\ntest,1,0\ntest,1,1\n"
+    )
+    for name in ("p.json", "p.csv"):
+        config = PartitionConfig(name="file", num_clients=2, file=str(tmp_path / name))
+        parts = partition(config, data, 0)
+        assert [part.tolist() for part in parts.train] == [[0, 3], [1]]
+        assert parts.class_counts.tolist() == [[1, 1], [0, 1]]
+        assert [part.tolist() for part in parts.test] == [[2], [0, 1]]
+    (tmp_path / "p.json").write_text('{"train": [[4], [1]], "test": [[2], [0]]}')
+    with pytest.raises(ConfigError, match="client 0's train indices must be different numbers from 0 to 3"):
+        partition(PartitionConfig(name="file", num_clients=2, file=str(tmp_path / "p.json")), data, 0)
