@@ -33,6 +33,7 @@ SETTINGS: dict[Any, Any] = {
     "xtick.color": "#555c66", "ytick.color": "#555c66", "axes.grid": True, "grid.color": LIGHT["grid"],
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.6,
     "svg.fonttype": "none", "svg.hashsalt": "fedpurin", "path.simplify_threshold": 0.2, "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # a dollar in the name of a class is a dollar
 }  # fmt: skip
 
 

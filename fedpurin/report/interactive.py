@@ -5,6 +5,7 @@ Colours stay names (`§c0`, with opacity `§c0/16`) that the page's script looks
 
 from __future__ import annotations
 
+import html
 import math
 from typing import Any
 
@@ -55,7 +56,7 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     if axis.hidden:
         layout: dict[str, Any] = {"visible": False, "range": [axis.low, axis.high]}
     else:
-        layout = {"title": {"text": axis.label}, **TICKS[axis.kind]}
+        layout = {"title": {"text": _safe(axis.label)}, **TICKS[axis.kind]}
     if axis.log:
         layout |= {"type": "log", **_log_ticks(axis, panel, which)}
     if axis.categories:
@@ -64,7 +65,7 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
         layout |= {
             "tickmode": "array",
             "tickvals": list(range(0, len(axis.categories), step)),
-            "ticktext": list(axis.categories[::step]),
+            "ticktext": [_safe(name) for name in axis.categories[::step]],
             "range": ends,
             "showgrid": False,
         }
@@ -113,8 +114,8 @@ def _traces(mark: Mark, panel: Panel) -> list[dict[str, Any]]:
                     "type": "bar", "orientation": "h", "name": mark.label, "width": 0.66,
                     "y": list(range(len(mark.values))), "x": _numbers(mark.values),
                     "marker": {"color": f"§{mark.style.colour}", "pattern": {"shape": _PATTERNS[mark.style.dash]}},
-                    "text": list(panel.y.categories), "textposition": "none",
-                    "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
+                    "text": [_safe(name) for name in panel.y.categories], "textposition": "none",
+                    "hovertemplate": f"<b>{_safe(mark.label)}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
                 }
             ]  # fmt: skip
         case Box():
@@ -136,7 +137,7 @@ def _line(mark: Line, panel: Panel) -> list[dict[str, Any]]:
     }  # fmt: skip
     if panel.x.hidden:
         return [line | {"hoverinfo": "skip", "line": _stroke(style) | {"width": 1}}]
-    template = f"<b>{mark.label}</b><br>{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
+    template = f"<b>{_safe(mark.label)}</b><br>{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
     traces = [line]
     if mark.low is not None and mark.high is not None and not style.quiet:
         known = np.isfinite(mark.low) & np.isfinite(mark.high)
@@ -187,12 +188,12 @@ def _points(mark: Points, panel: Panel) -> dict[str, Any]:
         if error is not None:
             trace[name] = {"array": _numbers(np.nan_to_num(error)), "color": colour, "thickness": 1.2, "width": 3}
     if mark.names:
-        trace |= {"text": list(mark.names), "textfont": {"size": 10, "color": "§paper"}}
+        trace |= {"text": [_safe(name) for name in mark.names], "textfont": {"size": 10, "color": "§paper"}}
     if len(mark.notes):
         trace |= {"customdata": list(mark.notes), "hovertemplate": "%{customdata}<extra></extra>"}
     else:
         where = f"{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
-        trace["hovertemplate"] = f"<b>{mark.label}</b><br>{where}<extra></extra>"
+        trace["hovertemplate"] = f"<b>{_safe(mark.label)}</b><br>{where}<extra></extra>"
     return trace
 
 
@@ -221,7 +222,7 @@ def _box(mark: Box, panel: Panel) -> dict[str, Any]:
         "marker": {"color": f"§{mark.style.colour}/55", "size": 4},
         "line": {"color": f"§{mark.style.colour}", "width": 1.5},
         "fillcolor": f"§{mark.style.colour}/10", "text": [notes],
-        "hovertemplate": f"<b>{mark.label}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
+        "hovertemplate": f"<b>{_safe(mark.label)}</b><br>%{{text}}<br>{_hover('x', panel.x)}<extra></extra>",
     }  # fmt: skip
 
 
@@ -229,22 +230,27 @@ def _grid(mark: Grid, panel: Panel) -> dict[str, Any]:
     rows, columns = mark.values.shape
     x = list(range(columns)) if mark.x is None else _numbers(mark.x)
     named = [
-        [f"{panel.y.label} {y}<br>{panel.x.label} {x}" for x in panel.x.categories or x]
+        [_safe(f"{panel.y.label} {y}") + "<br>" + _safe(f"{panel.x.label} {x}") for x in panel.x.categories or x]
         for y in panel.y.categories or range(rows)
     ]
     return {
         "type": "heatmap", "z": [_numbers(row) for row in mark.values], "x": x, "y": list(range(rows)),
         "zmin": mark.low, "zmax": mark.high, "colorscale": "Viridis", "hoverongaps": False, "text": named,
         "showscale": mark.scale,
-        "colorbar": {"title": {"text": mark.label, "side": "right"}, "thickness": 10, **TICKS[mark.kind]},
+        "colorbar": {"title": {"text": _safe(mark.label), "side": "right"}, "thickness": 10, **TICKS[mark.kind]},
         "hovertemplate": "%{text}<br><b>%" + HOVER[mark.kind] % "z" + "</b><extra></extra>",
     }  # fmt: skip
 
 
 def _hover(which: str, axis: Axis) -> str:
     if axis.categories:
-        return f"{axis.label} %{{{which}}}"
-    return f"{axis.label} %" + HOVER[axis.kind] % which
+        return f"{_safe(axis.label)} %{{{which}}}"
+    return f"{_safe(axis.label)} %" + HOVER[axis.kind] % which
+
+
+def _safe(text: str) -> str:
+    """Text as plotly.js shows it: it takes some HTML, and braces in a template are places to fill in."""
+    return html.escape(text).replace("{", "&#123;")
 
 
 def _numbers(values: Array) -> list[float | int | None]:

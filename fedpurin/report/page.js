@@ -33,7 +33,7 @@
     return `rgba(${r},${g},${b},${percent / 100})`;
   }
   function themed(value, theme) {
-    const text = JSON.stringify(value).replace(/§(\w+)(?:\/(\d+))?/g, (_, name, percent) => colour(theme, name, percent));
+    const text = JSON.stringify(value).replace(/§(\w+)(?:\/(\d+))?/g, (all, name, percent) => (name in theme ? colour(theme, name, percent) : all));
     return JSON.parse(text);
   }
   function fill(layout, theme, height) {

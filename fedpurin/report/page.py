@@ -128,11 +128,12 @@ def _figure(figure: Figure, files: Mapping[str, bytes]) -> str:
         f"<div class='panel'>{_panel_title(panel.title)}<div class='plot'></div></div>" for panel in figure.panels
     )
     columns = min(len(figure.panels), figure.columns)
+    seen = html.escape(f"{figure.title}. {figure.caption}", quote=True)
     return (
         f"<figure id='{figure.key}'><h3>{html.escape(figure.title)}</h3>"
         f"<div class='live' style='--columns: {columns}'>{panels}</div>"
         + (f"<div class='legend'>{legend}</div>" if legend else "")
-        + f"<img class='still' alt='{html.escape(figure.title, quote=True)}' src='data:image/svg+xml;base64,{still}'>"
+        + f"<img class='still' alt='{seen}' src='data:image/svg+xml;base64,{still}'>"
         f"<figcaption>{html.escape(figure.caption)} {_links(base, ('csv', 'svg', 'png'))}</figcaption></figure>"
     )
 

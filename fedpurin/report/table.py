@@ -19,6 +19,8 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "τ": r"$\tau$", "β": r"$\beta$",
     "α": r"$\alpha$", "σ": r"$\sigma$", "−": "$-$", "–": "--", "†": r"$\dagger$", "×": r"$\times$", "≥": r"$\geq$",
 }  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A text that begins so is a formula to a spreadsheet, whoever named a class or a run; an apostrophe makes it text."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Numbers:
         """Comma-separated values with a header; what is not there is empty."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([_plain(name) for name in self.columns])
         writer.writerows([_plain(value) for value in row] for row in self.rows)
         return out.getvalue()
 
@@ -146,6 +148,8 @@ def _latex_cell(cell: Cell) -> str:
 
 def _plain(value: Any) -> Any:
     """Whole floats as whole numbers, others with the shortest digits that give them back; nothing for NaN."""
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
     if isinstance(value, float):
         if not math.isfinite(value):
             return ""

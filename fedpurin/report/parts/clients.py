@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -163,7 +164,7 @@ def _partition_panel(partition: Partition, title: str) -> Panel:
     at = np.argwhere(partition.train > 0)
     held = partition.train[tuple(at.T)]
     notes = [
-        f"client {client}, class {partition.class_names[label]}<br><b>{int(count):,} training samples</b>"
+        f"client {client}, class {html.escape(partition.class_names[label])}<br><b>{int(count):,} training samples</b>"
         for (client, label), count in zip(at, held, strict=True)
     ]
     bubbles = Points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -110,7 +111,7 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
             for label, groups in series.items():
                 cost = [group.spread(measure) for group in groups]
                 gain = [group.spread(final_accuracy) for group in groups]
-                notes = [describe_option(x, _value(group, x)) for group in groups]
+                notes = [html.escape(describe_option(x, _value(group, x))) for group in groups]
                 rows += [
                     [title, name, label, note, c.mean, g.mean] for note, c, g in zip(notes, cost, gain, strict=True)
                 ]
