@@ -151,6 +151,7 @@ COMMAND_MODULES = {
     "sweep": "fedpurin.cli.sweep",
     "list": "fedpurin.cli.list",
     "sync": "fedpurin.cli.sync",
+    "new": "fedpurin.cli.new",
 }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "what has become of a sweep's runs; a W&B sweep file as overrides",
     "list": "a folder's runs: method, data, accuracy, bytes, state; sortable",
     "sync": "upload runs to W&B that were recorded offline or in part",
+    "new": "write a method, model or callback to start from: code, YAML, test",
 }
 
 EXAMPLES = """\
