@@ -13,6 +13,18 @@ from typing import Any
 LIBRARIES = ("lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.nn.modules.module")
 STEPS = ("training_step", "validation_step")
 
+BATCH_HOOKS = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "configure_gradient_clipping", "on_train_batch_end",
+)  # fmt: skip
+"""Called around every step, in Lightning's order, where the module has its own."""
+NOT_CALLED = (
+    "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "backward", "configure_callbacks",
+    "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "prepare_data",
+    "on_validation_start", "on_validation_end", "on_validation_batch_start", "on_validation_batch_end",
+)  # fmt: skip
+"""Would change what is learned or measured, and is not done here: a module that overrides one is refused."""
+
 
 def overridden(owner: Any, hook: str) -> bool:
     """Whether a module or callback defines this hook itself; what it inherits from Lightning is not its own."""

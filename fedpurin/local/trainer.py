@@ -26,6 +26,7 @@ from fedpurin.data import Pool
 from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.fit import MODEL, LocalFit
+from fedpurin.local.hooks import BATCH_HOOKS, overridden
 from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import ParameterSpace, Segment
 
@@ -63,6 +64,7 @@ class LocalTrainer:
         self.round = 0
         self._logged: dict[str, list[tuple[Any, int]]] | None = None
         self._batch_size = 0
+        self._hooks = frozenset(hook for hook in BATCH_HOOKS if overridden(module, hook))
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
         # Through Fabric, self.log costs a device sync a call; here it only collects while evaluating.
         module.log = self._log  # type: ignore[method-assign]
@@ -138,30 +140,53 @@ class LocalTrainer:
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
         num_batches = self.num_batches(client)
+        call, step, counted = self._call, 0, 0
+        edits_gradients = not self._hooks.isdisjoint(("on_before_optimizer_step", "configure_gradient_clipping"))
+        gathers_always = "on_train_batch_start" in self._hooks  # any step may be the last
+        module.on_fit_start()  # on_fit_end comes from `fit`: Fabric counts the module among its callbacks
         module.train()
         module.on_train_start()
-        step = 0
         for epoch in range(epochs):
             module.on_train_epoch_start()
-            total = torch.zeros((), device=self.vector.device)
+            total, counted = torch.zeros((), device=self.vector.device), 0
             batches = self.train.batches(client.train_indices, self.batch_size, generator=order)
             for index, batch in zip(range(num_batches), batches, strict=False):
-                optimizer.zero_grad()
+                if call("on_train_batch_start", batch, index) == -1:  # Lightning's word for "no more of this epoch"
+                    break
                 with fabric.autocast():
-                    loss = loss_of(module.training_step(batch, index))
+                    output = module.training_step(batch, index)
+                if output is None:  # Lightning's word for "not this batch"
+                    if epoch == epochs - 1 and index == num_batches - 1:
+                        self.gradient = self._last_gradient()  # of the last batch that had a loss
+                    call("on_train_batch_end", None, batch, index)
+                    continue
+                loss = loss_of(output)
+                call("on_before_zero_grad", optimizer)
+                optimizer.zero_grad()
+                call("on_before_backward", loss)
                 fabric.backward(loss)
-                if epoch == epochs - 1 and index == num_batches - 1:
-                    self.gradient = self._last_gradient()
+                if gathers_always or (epoch == epochs - 1 and index == num_batches - 1):
+                    self.gradient = self._last_gradient()  # as the loss gave it: hooks may clip it from here on
+                call("on_after_backward")
+                if edits_gradients:
+                    fabric._strategy.precision.unscale_gradients(optimizer.optimizer)
+                    call("on_before_optimizer_step", optimizer)
+                    call("configure_gradient_clipping", optimizer, None, None)
                 optimizer.step()
                 for scheduler in schedulers["step"]:
                     scheduler.step()
                 total += loss.detach()
-                step += 1
+                step, counted = step + 1, counted + 1
+                call("on_train_batch_end", output, batch, index)
             for scheduler in schedulers["epoch"]:
                 scheduler.step()
             module.on_train_epoch_end()
         module.on_train_end()
-        return float(total) / num_batches, step  # the fit's only device sync
+        return float(total) / max(1, counted), step  # the fit's only device sync
+
+    def _call(self, hook: str, *arguments: Any) -> Any:
+        """Call a hook of the module if it is the module's own; the others do nothing."""
+        return getattr(self.module, hook)(*arguments) if hook in self._hooks else None
 
     def evaluate(self) -> dict[str, float]:
         """Run `validation_step` over the loaded client's test data; means of what it logged, by batch size.

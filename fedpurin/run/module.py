@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from fedpurin.config import ConfigError
 from fedpurin.data import Pool
-from fedpurin.local.hooks import STEPS, overridden, takes_batch_index, without_index
+from fedpurin.local.hooks import NOT_CALLED, STEPS, overridden, takes_batch_index, without_index
 from fedpurin.seeding import derive_seed
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
@@ -54,6 +54,11 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
     for hook in (*STEPS, "configure_optimizers"):
         if not overridden(model, hook):
             raise ConfigError(f"model: {type(model).__name__} has no {hook}; a client needs one")
+    ignored = [hook for hook in NOT_CALLED if overridden(model, hook)]
+    if ignored:
+        raise ConfigError(
+            f"model: {type(model).__name__} overrides {', '.join(ignored)}, which clients' fits do not call"
+        )
     module = _adapted(model)
     if not module.automatic_optimization:
         raise ConfigError(f"model: {name} optimises manually; clients need automatic optimisation")

@@ -1,0 +1,61 @@
+"""Lightning's hooks around a client's steps: called in its order, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedpurin.config import ConfigError
+from fedpurin.local.fit import LocalFit
+from fedpurin.local.hooks import BATCH_HOOKS
+from fedpurin.run.build import build
+from tests.methods.tiny import TEST, TRAIN, Plain, composed
+
+
+class Hooked(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.called.append("training_step")
+        return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        self.called.append("configure_gradient_clipping")
+        for parameter in self.parameters():
+            parameter.grad.zero_()
+
+
+def _recorder(hook: str) -> Any:
+    return lambda self, *_: self.called.append(hook)
+
+
+for _hook in ("on_fit_start", "on_train_start", "on_train_end", "on_fit_end", *BATCH_HOOKS):
+    if _hook != "configure_gradient_clipping":
+        setattr(Hooked, _hook, _recorder(_hook))
+
+
+def test_hooks_run_in_order_and_none_skips_the_step(tmp_path: Path) -> None:
+    federation = build(composed("local"), tmp_path, module=Hooked(), train=TRAIN, test=TEST)
+    client, module = federation.clients[0], federation.trainer.module
+    before, batches = client.vector.clone(), federation.trainer.num_batches(client)
+    module.called.clear()
+    result = federation.trainer.fit(client, LocalFit(epochs=1), 0)
+    assert torch.equal(client.vector, before), "the hook set every gradient to zero"
+    assert result.num_steps == batches - 1
+    step = [BATCH_HOOKS[0], "training_step", *BATCH_HOOKS[1:]]
+    skipped = [BATCH_HOOKS[0], "training_step", BATCH_HOOKS[-1]]
+    expected = ["on_fit_start", "on_train_start", *step, *skipped, *step * (batches - 2), "on_train_end", "on_fit_end"]
+    assert "\n".join(module.called) == "\n".join(expected)
+
+
+def test_a_hook_that_is_not_called_is_refused(tmp_path: Path) -> None:
+    class Warm(Plain):
+        def optimizer_step(self, *arguments: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match="Warm overrides optimizer_step"):
+        build(composed("local"), tmp_path, module=Warm(), train=TRAIN, test=TEST)
