@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 
 from fedpurin.config import ProgramConfig, ScoresConfig
 from fedpurin.exchange.wire.costs import VALUE_BYTES, upload_overhead_bytes
@@ -19,6 +20,9 @@ from fedpurin.local.client import Client, Diverged
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.seeding import torch_generator
 from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
+
+JOINT_SCORES = 4_000_000
+"""Scores that are kept for a joint solve, over all clients (16 MB): larger models are solved as they come."""
 
 
 class MaskSelection(lightning.Callback):
@@ -32,6 +36,7 @@ class MaskSelection(lightning.Callback):
         self.certificates: dict[int, Certificate] = {}
         self._selector: Selector | None = None
         self._pending: dict[int, tuple[Client, Future[Selection]]] = {}
+        self._waiting: list[tuple[Client, Tensor]] = []
         self._worker: ThreadPoolExecutor | None = None
 
     def on_run_start(self, federation: Federation) -> None:
@@ -53,6 +58,7 @@ class MaskSelection(lightning.Callback):
 
     def on_round_start(self) -> None:
         self.certificates.clear()
+        self._waiting.clear()
 
     def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:  # type: ignore[override]
         """METHOD steps 2 and 3 for the client that has just been fitted."""
@@ -68,17 +74,29 @@ class MaskSelection(lightning.Callback):
         if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
             raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")
         if self._worker is None:
-            self._keep(client, self._selector.solve(scores))
+            self._waiting.append((client, scores))
+            if len(self._waiting) * shared >= JOINT_SCORES:
+                self._solve_waiting()
         else:
             if scores.is_cuda:
                 torch.cuda.current_stream().synchronize()  # the thread must not read scores still being written
             self._pending[client.id] = client, self._worker.submit(self._selector.solve, scores)
 
     def on_round_fits_end(self) -> None:
-        """Wait for the solves that still run; from here on every participant has its mask."""
+        """Solve what waits, and wait for what is being solved; from here on every participant has its mask."""
+        self._solve_waiting()
         for client, future in self._pending.values():
             self._keep(client, future.result())
         self._pending.clear()
+
+    def _solve_waiting(self) -> None:
+        """One program for many clients, where they are small: most of a solve of theirs is its fixed cost."""
+        if self._waiting:
+            assert self._selector is not None
+            selections = self._selector.solve_many(torch.stack([scores for _, scores in self._waiting]))
+            for (client, _), selection in zip(self._waiting, selections, strict=True):
+                self._keep(client, selection)
+            self._waiting.clear()
 
     def on_client_rows(self, rows: list[dict[str, Any]]) -> None:
         """Add the certificate of each client's mask to its row of the round."""
