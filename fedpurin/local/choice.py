@@ -59,7 +59,10 @@ def choose_executor(
         flops = _step_flops(trainer)
         if trainer.vector.is_cuda or flops > SMALL_STEP_FLOPS or num_clients < 2:
             return SerialExecutor(trainer), f"serial: a forward pass takes {flops / 1e6:.0f} million operations"
-    executor = CohortExecutor(trainer, cohort_size(config) if size == "auto" else size)
+    size = cohort_size(config) if size == "auto" else size
+    if wanted == "auto" and size < 2:
+        return SerialExecutor(trainer), f"serial: too few clients for cohorts ({num_clients})"
+    executor = CohortExecutor(trainer, size)
     why = _why_not(trainer, config, callbacks) or _try(executor, plan)
     if why is not None and wanted == "cohort":
         raise ConfigError(f"trainer.executor=cohort is not possible: {why}; use trainer.executor=serial")

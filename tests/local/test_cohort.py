@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from fedpurin.config import ConfigError
 from fedpurin.federation import Federation
 from fedpurin.local.choice import cohort_size
+from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import SerialExecutor
 from fedpurin.methods import FedCAC, FedPURIN
 from fedpurin.run.build import build
@@ -174,7 +175,7 @@ def test_what_cannot_be_batched_is_named(
     with pytest.raises(ConfigError, match=why):
         run(tmp_path / "cohort", "local", "cohort", module())
     caplog.set_level(logging.INFO)
-    federation = run(tmp_path / "auto", "local", "auto", module(), rounds=1)
+    federation = run(tmp_path / "auto", "local", "auto", module(), rounds=1, cohort=2)
     assert type(federation.executor) is SerialExecutor
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("local fits:")]
     assert len(lines) == 1
@@ -205,3 +206,10 @@ def test_the_size_of_a_cohort() -> None:
     assert [size(4, None), size(10, None), size(20, None), size(100, None), size(1000, None), size(1000, 100)] == [
         1, 3, 5, 25, 25, 250,
     ]  # fmt: skip
+
+
+def test_auto_takes_cohorts_for_small_steps_and_none_of_one(tmp_path: Path) -> None:
+    cohort = run(tmp_path / "a", "local", "auto", Plain(), rounds=1, cohort=2)
+    assert (type(cohort.executor), cohort.executor.block) == (CohortExecutor, 2)
+    alone = run(tmp_path / "b", "local", "auto", Plain(), rounds=1)  # four clients: four cohorts of one
+    assert type(alone.executor) is SerialExecutor
