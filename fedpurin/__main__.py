@@ -56,8 +56,10 @@ def train(arguments: Sequence[str]) -> None:
     from fedpurin.cli.sweep import before_sweep, planned_jobs
     from fedpurin.run.compose import compose_config
     from fedpurin.run.effects import remarks, say
+    from fedpurin.run.folder import is_default, settle
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
+    from fedpurin.run.slurm import slurm_world
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
@@ -71,6 +73,10 @@ def train(arguments: Sequence[str]) -> None:
             raise SystemExit(code)
     else:
         config, run_dir = compose_config(arguments)
+        slurm_world(config.trainer.devices)
+        if is_default(run_dir, arguments):
+            run_dir = settle(run_dir)
+            sys.argv.append(f"hydra.run.dir={run_dir}")  # Hydra would ask the clock again
         check_folder(config, run_dir)  # before Hydra writes into it
         if is_first_process():
             say(remarks(config, arguments))

@@ -15,8 +15,10 @@ from fedpurin.federation import Federation
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
 from fedpurin.run.effects import remarks, say
+from fedpurin.run.folder import is_default, settle
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.slurm import slurm_world
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ def simulate(
     config = replace(config, choices={group: name for group, name in config.choices.items() if group not in theirs})
     if is_first_process():
         say(remarks(config, overrides))
-    folder = Path(run_dir) if run_dir is not None else default_dir
+    if run_dir is not None:
+        folder = Path(run_dir).expanduser()
+    else:
+        slurm_world(config.trainer.devices)
+        folder = settle(default_dir) if is_default(default_dir, overrides) else default_dir
     federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
     try:
         return RunResult(folder, federation.run(), federation)

@@ -24,6 +24,7 @@ from torch import nn
 
 from fedpurin.config import ConfigError, TrainerConfig
 from fedpurin.run.interruption import SIGNALS
+from fedpurin.run.slurm import slurm_world
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +117,8 @@ def _world(config: TrainerConfig) -> tuple[int, int]:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
-    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    if world := slurm_world(config.devices):
+        return world
     if config.devices == "auto":
         return (torch.cuda.device_count() or 1) if config.accelerator != "cpu" else 1, config.num_nodes
     return config.devices, config.num_nodes
