@@ -10,10 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_first_process
@@ -21,8 +19,6 @@ from fedpurin.run.lock import is_first_process
 HANDED = "FEDPURIN_RUN_DIR"
 """Tells the ranks that Fabric's launcher starts by running a script again."""
 CLOCK = re.compile(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d")
-WAIT = timedelta(seconds=300)
-_stores: list[Any] = []  # rank 0 may host the store, which has to live while the others read
 
 
 def is_default(run_dir: Path, overrides: Sequence[str]) -> bool:
@@ -34,17 +30,14 @@ def is_default(run_dir: Path, overrides: Sequence[str]) -> bool:
 def settle(default: Path) -> Path:
     """The run's folder on every rank: `default` on the first process, or the next free name after it."""
     first = is_first_process()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_initialized():  # a script's second run
-        names = [str(claim(default)) if first else ""]
-        torch.distributed.broadcast_object_list(names)
-        return Path(names[0])
-    if _started_externally():
-        store = _store(first)
-        key = f"fedpurin/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        if first:
-            store.set(key, str(claim(default)))
-        return Path(store.get(key).decode())
+    external = _started_externally()
+    if external or "torch" in sys.modules:  # without torch, the process cannot be in a group
+        from fedpurin.exchange import rendezvous
+
+        if rendezvous.has_group():  # a script's second run
+            return Path(rendezvous.from_first(lambda: str(claim(default))))
+        if external:
+            return Path(rendezvous.from_first_before_group(lambda: str(claim(default)), first=first))
     if first:
         os.environ[HANDED] = str(claim(default))
     return Path(os.environ.get(HANDED, default))
@@ -73,18 +66,3 @@ def _started_externally() -> bool:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ["WORLD_SIZE"]) > 1
     return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-def _store(first: bool) -> Any:
-    """torchrun's own store, or one that the first process hosts on the port after the rendezvous'."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    hosted = not torchrun or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    slurm = None if torchrun else SLURMEnvironment()
-    address = os.environ["MASTER_ADDR"] if slurm is None else slurm.main_address
-    port = int(os.environ["MASTER_PORT"]) if slurm is None else slurm.main_port
-    store = TCPStore(address, port + hosted, is_master=first and hosted, wait_for_workers=False, timeout=WAIT)
-    _stores.append(store)
-    return store
