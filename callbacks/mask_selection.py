@@ -69,7 +69,9 @@ class MaskSelection(lightning.Callback):
         assert self.scores is not None, "on_run_start sets them"
         uses_update = "update" in (self.scores.source, self.scores.order)
         direction = fitted - client.vector[:shared] if uses_update else trainer.gradient
-        stream = torch_generator(trainer.seed, "scores/random", round=trainer.round, client=client.id)
+        is_random = self.scores.order == "random"
+        name = {"round": trainer.round, "client": client.id}
+        stream = torch_generator(trainer.seed, "scores/random", **name) if is_random else None
         scores = perturbation_scores(fitted, direction, self.scores, stream)
         if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
             raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")

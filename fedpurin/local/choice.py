@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +21,7 @@ from fedpurin.config import Config, ConfigError
 from fedpurin.local.client import Client
 from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import Plan, SerialExecutor
+from fedpurin.local.hooks import BATCH_HOOKS, overridden
 from fedpurin.local.stack import configured_optimizer
 from fedpurin.local.trainer import LocalTrainer
 
@@ -31,11 +31,7 @@ SMALL_STEP_FLOPS = 32_000_000
 LARGEST_COHORT = 25
 """From about fifty clients on, CPU kernels of grouped convolutions fall off a cliff."""
 
-STEP_HOOKS = (
-    "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_batch_start",
-    "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
-    "configure_gradient_clipping", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "backward",
-)  # fmt: skip
+STEP_HOOKS = ("on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end", *BATCH_HOOKS)
 COUNTERS = ("current_epoch", "global_step", "trainer")
 
 
@@ -101,10 +97,10 @@ def _why_not(trainer: LocalTrainer, config: Config, callbacks: Sequence[Any]) ->
     if configured_optimizer(module) is None:
         return f"{type(module).__name__}.configure_optimizers is not one element-wise optimizer without a schedule"
     for hook in STEP_HOOKS:
-        if getattr(type(module), hook, None) is not getattr(lightning.LightningModule, hook, None):
+        if overridden(module, hook):
             return f"{type(module).__name__} overrides {hook}"
         for callback in callbacks:
-            if getattr(type(callback), hook, None) is not getattr(lightning.Callback, hook, None):
+            if overridden(callback, hook):
                 return f"the callback {type(callback).__name__} has {hook}"
     for step in ("training_step", "configure_optimizers"):
         code = getattr(getattr(type(module), step), "__code__", None)

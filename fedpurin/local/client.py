@@ -5,12 +5,13 @@ Owns: what a client keeps between rounds. Does not own: how it is trained (`trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from fedpurin.local.fit import MODEL
+from fedpurin.local.fit import MODEL, LocalFit
 
 
 class Diverged(ArithmeticError):
@@ -51,6 +52,14 @@ class Client:
             self.extra[name] = vector.clone()
         else:
             self.vector_named(name).copy_(vector)
+
+    def keep(self, fit: LocalFit, vector: Float32[Tensor, " length"], buffers: Mapping[str, Tensor]) -> None:
+        """Store a fitted model where the fit wants it, and the running statistics that the client's own model moved."""
+        for name in fit.keep:
+            self.store(name, vector)
+        if fit.start == MODEL:
+            for name, buffer in self.buffers.items():
+                buffer.copy_(buffers[name])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.executor import Plan, SerialExecutor
 from fedpurin.local.fit import LocalFit
+from fedpurin.local.hooks import overridden
 from fedpurin.local.stack import Stack
 from fedpurin.local.trainer import LocalTrainer, length_of, loss_of
 from fedpurin.seeding import seed_global, torch_generator
@@ -44,6 +45,8 @@ class CohortExecutor(SerialExecutor):
             _Step(trainer.module, "validation_step"),
         )
         self.evaluates_together = True
+        listeners = [trainer.module, *trainer.fabric._callbacks]
+        self._is_heard = any(overridden(listener, "on_fit_end") for listener in listeners)
 
     def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round: int) -> list[FitResult]:
         results: dict[int, FitResult] = {}
@@ -67,6 +70,7 @@ class CohortExecutor(SerialExecutor):
     def fit_stack(self, members: Sequence[tuple[Client, LocalFit]], round: int) -> list[FitResult]:
         """One fit of each of these clients, which `_shape_of` says are alike."""
         start, trainer = time.perf_counter(), self.trainer
+        trainer.round = round
         first = members[0][1]
         epochs = first.epochs or trainer.local_epochs
         order = sorted(range(len(members)), key=lambda k: -trainer.num_batches(members[k][0]))
@@ -98,28 +102,27 @@ class CohortExecutor(SerialExecutor):
         means = (losses / num_batches.to(losses.device)).tolist()
         seconds = (time.perf_counter() - start) / len(clients)
 
+        finite = torch.isfinite(vectors).all(dim=1).tolist()
         results: dict[int, FitResult] = {}
         for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):
             state = {name: buffer[k] for name, buffer in buffers.items()}
-            diverged = self._conclude(client, fit, vectors[k], state, gradients[k], means[k])
+            diverged = trainer.name_divergence(means[k], finite[k])
+            if diverged is None and fit.scored and self._is_heard:
+                diverged = self._tell(client, vectors[k], state, gradients[k])
+            if diverged is None:
+                client.keep(fit, vectors[k], state)
             results[client.id] = FitResult(means[k], seconds, steps[k], diverged)
         return [results[client.id] for client, _ in members]
 
-    def _conclude(
-        self, client: Client, fit: LocalFit, vector: Tensor, buffers: Tensors, gradient: Tensor, loss: float
-    ) -> str | None:
-        """Let callbacks see the fitted model in the live module, as after a serial fit, and keep it."""
+    def _tell(self, client: Client, vector: Tensor, buffers: Tensors, gradient: Tensor) -> str | None:
+        """Let callbacks see the fitted model in the live module, as after a serial fit; what they object to."""
         trainer = self.trainer
         trainer.show(client, vector, buffers, gradient)
-        diverged = trainer.what_diverged(loss)
-        if diverged is None and fit.scored:
-            try:
-                trainer.fabric.call("on_fit_end", trainer=trainer, pl_module=trainer.module)
-            except Diverged as error:
-                diverged = str(error)
-        if diverged is None:
-            trainer.keep(client, fit)
-        return diverged
+        try:
+            trainer.fabric.call("on_fit_end", trainer=trainer, pl_module=trainer.module)
+        except Diverged as error:
+            return str(error)
+        return None
 
     def _batches(self, client: Client, epochs: int, purpose: str, round: int) -> Iterator[Any]:
         """The client's batches of all epochs, in the order that the serial executor draws."""

@@ -8,6 +8,7 @@ is exchanged; the perturbation scores and the mask, which a callback computes wh
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from fedpurin.config import ConfigError
 from fedpurin.data import Pool
 from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
-from fedpurin.local.fit import MODEL, LocalFit
+from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import BATCH_HOOKS, overridden
 from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import ParameterSpace, Segment
@@ -101,23 +102,15 @@ class LocalTrainer:
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
             loss, num_steps = self._run_epochs(client, fit.epochs or self.local_epochs, fit.purpose)
-        diverged = self.what_diverged(loss)
+        diverged = self.name_divergence(loss, bool(torch.isfinite(self.vector).all()))
         if diverged is None and fit.scored:
             try:
                 self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
             except Diverged as error:
                 diverged = str(error)
         if diverged is None:
-            self.keep(client, fit)
+            client.keep(fit, self.vector, dict(self.module.named_buffers()))
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
-
-    def keep(self, client: Client, fit: LocalFit) -> None:
-        """Store the live model where the fit wants it."""
-        for name in fit.keep:
-            client.store(name, self.vector)
-        if fit.start == MODEL:
-            for name, buffer in self.module.named_buffers():
-                client.buffers[name].copy_(buffer)
 
     def show(self, client: Client, vector: Tensor, buffers: Mapping[str, Tensor], gradient: Tensor) -> None:
         """Make what was fitted elsewhere the live model, as if it had been fitted here."""
@@ -273,11 +266,12 @@ class LocalTrainer:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def what_diverged(self, loss: float) -> str | None:
-        """Why the live model must not be kept; None where all is finite."""
-        if loss != loss or loss in (float("inf"), float("-inf")):
+    @staticmethod
+    def name_divergence(loss: float, is_finite: bool) -> str | None:
+        """Why a fitted model must not be kept; None where all is finite."""
+        if not math.isfinite(loss):
             return f"loss is {loss}"
-        return None if bool(torch.isfinite(self.vector).all()) else "parameters are not finite"
+        return None if is_finite else "parameters are not finite"
 
     def _log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
         if self._logged is not None:

@@ -82,7 +82,9 @@ def _assemble(
     method = make_method(config.method)
     listeners = [make(entry, "callbacks") for entry in config.callbacks.values() if entry] + list(callbacks)
     listeners += [make(entry, "logger") for entry in config.logger.values() if entry]
-    if method.needs_masks and not any(getattr(listener, "provides_masks", False) for listener in listeners):
+    if not method.needs_masks:  # a mask provider may stay configured; such a method has nothing to solve for
+        listeners = [listener for listener in listeners if not getattr(listener, "provides_masks", False)]
+    elif not any(getattr(listener, "provides_masks", False) for listener in listeners):
         raise ConfigError(
             f"method={type(method).__name__} needs masks and no callback provides them: "
             "keep callbacks.mask_selection, or pass callbacks.MaskSelection()"
