@@ -104,13 +104,16 @@ class Ledger:
         if processes.size == 1:
             return self
         merged = Ledger()
-        for other in processes.gather_objects(self):
-            for round, clients in other._rounds.items():
-                merged._rounds.setdefault(round, {}).update(clients)
-            for round, rows in other._baselines.items():
-                merged._baselines.setdefault(round, {}).update(rows)
-            merged._cumulative.update(other._cumulative)
-            merged._cumulative_baselines.update(other._cumulative_baselines)
+        accounts = (self._rounds, self._baselines, self._cumulative, self._cumulative_baselines)
+        for rounds, baselines, cumulative, cumulative_baselines in processes.gather_objects(accounts):
+            for round, clients in rounds.items():
+                merged._rounds.setdefault(round, {}).update(
+                    {client: _with_entries(account) for client, account in clients.items()}
+                )
+            for round, rows in baselines.items():
+                merged._baselines.setdefault(round, {}).update({id: Counter(row) for id, row in rows.items()})
+            merged._cumulative.update({client: _with_entries(account) for client, account in cumulative.items()})
+            merged._cumulative_baselines.update({id: Counter(row) for id, row in cumulative_baselines.items()})
         return merged
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,6 +144,11 @@ class Ledger:
         if kept and round < kept[0]:
             raise ValueError(f"round {round} is not kept one by one; kept: {', '.join(map(str, kept))}")
         return self._rounds.get(round, {})
+
+
+def _with_entries(account: Mapping[Any, int]) -> Counter[Entry]:
+    """An account that came from another rank, where entries travel as tuples."""
+    return Counter({Entry(*entry): num_bytes for entry, num_bytes in account.items()})
 
 
 def _sum(accounts: Mapping[int, Counter[str]]) -> Counter[str]:

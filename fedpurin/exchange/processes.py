@@ -10,7 +10,6 @@ of `exchange.timeout_seconds`, so that every collective on a GPU is preceded by 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +21,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fedpurin.exchange.heartbeat import Heartbeat
+from fedpurin.exchange.objects import decode_object, encode_object
 
 Item = TypeVar("Item")
 
@@ -92,11 +92,11 @@ class Processes:
         return arrived
 
     def gather_objects(self, item: Item) -> list[Item]:
-        """Every rank's item, in rank order, on every rank. For small Python objects."""
+        """Every rank's item, in rank order, on every rank. For small objects of plain types (`objects.py`)."""
         if self.size == 1:
             return [item]
-        pieces = self.all_gather(_pickled(item))
-        return [_unpickled(piece) for piece in pieces]
+        data = torch.frombuffer(bytearray(encode_object(item)), dtype=torch.uint8)
+        return [decode_object(piece.numpy().tobytes()) for piece in self.all_gather(data)]
 
     def broadcast_object(self, item: Item) -> Item:
         """Rank 0's item on every rank."""
@@ -139,11 +139,3 @@ class Processes:
                 f"{who} did not finish the {what} that rank {self.rank} waits in "
                 f"(exchange.timeout_seconds={self.timeout_seconds:g}): {str(error).splitlines()[0]}"
             ) from error
-
-
-def _pickled(item: object) -> Tensor:
-    return torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
-
-
-def _unpickled(piece: Tensor) -> Any:
-    return pickle.loads(piece.numpy().tobytes())

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from torch.distributed import distributed_c10d
 
 WAIT = timedelta(seconds=300)
+_asked = count()
 _stores: list[Any] = []  # rank 0 may host the store, which has to live while the others read
 
 
@@ -25,9 +28,11 @@ def has_group() -> bool:
 
 def from_first(name: Callable[[], str]) -> str:
     """What `name` returns on rank 0 of the process group; the other ranks do not call it."""
-    said = [name() if dist.get_rank() == 0 else ""]
-    dist.broadcast_object_list(said)
-    return said[0]
+    store = distributed_c10d._get_default_store()
+    key = f"fedpurin/first/{next(_asked)}"
+    if dist.get_rank() == 0:
+        store.set(key, name())
+    return str(store.get(key).decode())
 
 
 def from_first_before_group(name: Callable[[], str], *, first: bool) -> str:

@@ -28,13 +28,15 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from fedpurin.exchange import Processes
+from fedpurin.run.tensor_files import METADATA, DamagedTensorsError, read_tensors
 
 FOLDER = "checkpoints"
 TENSORS, STATE, MANIFEST = "tensors", "state.json", "manifest.json"
 NAME = re.compile(r"round-(\d{5,})")
+MEMBER = re.compile(rf"{re.escape(STATE)}|{TENSORS}/(__\d+_\d+\.distcp|{re.escape(METADATA)})")
+"""The names of a checkpoint's files, as its manifest may hold them."""
 
 
 class CheckpointError(RuntimeError):
@@ -55,16 +57,26 @@ class Checkpoint:
             CheckpointError: names the first file that is missing or differs.
         """
         try:
-            files: dict[str, dict[str, Any]] = json.loads((self.path / MANIFEST).read_text())["files"]
+            manifest = json.loads((self.path / MANIFEST).read_text())
+            files: dict[str, dict[str, Any]] = dict(manifest["files"])
+            rounds_done = int(manifest["rounds_done"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.path}: {MANIFEST} cannot be read ({type(error).__name__})") from None
+        if rounds_done != self.rounds_done:
+            raise CheckpointError(f"{self.path}: {MANIFEST} is of the checkpoint after {rounds_done} rounds")
+        if lacking := {STATE, f"{TENSORS}/{METADATA}"} - files.keys():
+            raise CheckpointError(f"{self.path}: {MANIFEST} does not name {', '.join(sorted(lacking))}")
+        inside = self.path.resolve()
         for name, expected in files.items():
+            if not MEMBER.fullmatch(name) or (self.path / name).resolve() != inside / name:
+                raise CheckpointError(f"{self.path}: {MANIFEST} names {name}, which is not inside the checkpoint")
             try:
                 found = _fingerprint(self.path / name)
             except OSError as error:
                 raise CheckpointError(f"{self.path}: {name} cannot be read ({error.strerror})") from None
             if found != expected:
-                what = "is cut short" if found["bytes"] < expected["bytes"] else "has other bytes than were saved"
+                cut = isinstance(expected, dict) and found["bytes"] < expected.get("bytes", 0)
+                what = "is cut short" if cut else "has other bytes than were saved"
                 raise CheckpointError(f"{self.path}: {name} {what}")
 
     def read_state(self) -> dict[str, Any]:
@@ -75,21 +87,13 @@ class Checkpoint:
         """The tensors whose keys are wanted, in new memory. Every rank reads by itself.
 
         Raises:
-            CheckpointError: torch cannot read them.
+            CheckpointError: they cannot be read.
         """
-        reader = dcp.FileSystemReader(self.path / TENSORS)
-        stored = reader.read_metadata().state_dict_metadata
-        tensors = {
-            key: torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
-            for key, entry in stored.items()
-            if wanted(key) and isinstance(entry, TensorStorageMetadata)
-        }
         try:
             with _quiet():
-                dcp.load(cast(dict[str, Any], tensors), storage_reader=reader, no_dist=True)
-        except CheckpointException as error:  # a BaseException: `except Exception` would miss it
-            raise CheckpointError(f"{self.path}: {_cause(error)}") from None
-        return tensors
+                return read_tensors(self.path / TENSORS, wanted, device)
+        except DamagedTensorsError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
 
 
 class Writing:
@@ -160,7 +164,7 @@ class Writing:
         """Rank 0's part; returns what went wrong."""
         try:
             _write_synced(self._aside / STATE, self._state)
-            files |= self._fingerprints(f"{TENSORS}/.metadata") | self._fingerprints(STATE)
+            files |= self._fingerprints(f"{TENSORS}/{METADATA}") | self._fingerprints(STATE)
             _write_synced(self._aside / MANIFEST, {"rounds_done": self._rounds_done, "files": files})
             missing = {str(path.relative_to(self._aside)) for path in (self._aside / TENSORS).iterdir()} - files.keys()
             if missing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +109,8 @@ class Checkpointer:
         found = None
         if processes.rank == 0 and holds_run(run_dir):
             found = find_latest(run_dir, log.warning)
-        found = processes.broadcast_object(found)
+        name = processes.broadcast_object((str(found.path), found.rounds_done) if found is not None else None)
+        found = Checkpoint(Path(name[0]), name[1]) if name is not None else None
         state = found.read_state() if found is not None else None
         if state is not None:
             check_state(federation, state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"client-{given.client}"
         about = {"run_dir": str(given.run_dir), "client": str(given.client), "rounds": str(checkpoint.rounds_done)}
-        save_file(model, f"{stem}.safetensors", metadata=about)
+        save_file(model, f"{stem}.safetensors", metadata=about)  # readable by its owner alone, whatever the umask says
+        Path(f"{stem}.safetensors").chmod(0o666 & ~_umask())
         lightning = {
             "state_dict": model,
             "pytorch-lightning_version": metadata.version("lightning"),
@@ -121,6 +123,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
     print(f"client {given.client} after {checkpoint.rounds_done} rounds: {stem}.safetensors, {stem}.ckpt")
     return 0
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def find(run_dir: Path, rounds: int | None) -> Checkpoint:

@@ -16,11 +16,7 @@ import csv
 import json
 import logging
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +24,7 @@ from omegaconf import OmegaConf
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange.network import seconds_to_accuracy
+from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
 
 if TYPE_CHECKING:
@@ -49,17 +46,6 @@ LOGGED = ("loss/train", "accuracy/personalized", "accuracy/merged", "bytes/up", 
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
 """What is kept of every start of a run that was interrupted."""
-PACKAGES = (
-    "fedpurin",
-    "torch",
-    "torchvision",
-    "lightning",
-    "cvxpy",
-    "pyscipopt",
-    "numpy",
-    "numba",
-    "hydra-core",
-)
 
 
 class RunFolder:
@@ -133,39 +119,6 @@ def write_json(path: Path, value: Any) -> None:
     aside = path.with_name(path.name + ".partial")
     aside.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(aside, path)
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, machine and code revision of this process."""
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.node(),
-        "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_changed_files": (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    """Git's answer about the folder that the code lies in; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 class Recorder:

@@ -118,8 +118,8 @@ def test_a_client_comes_back_bit_for_bit() -> None:
     buffers = {"mean": torch.randn(3, 2), "count": torch.tensor(7), "odd": torch.tensor([True])}
     indices = torch.arange(3)
     client = Client(
-        4, torch.randn(16), buffers, indices, indices, torch.tensor([1, 2], dtype=torch.uint8),
-        {"second/model": torch.randn(4)}, {"accuracy/merged": 0.1},
+        4, torch.randn(16), buffers, indices, indices, mask=torch.tensor([1, 2], dtype=torch.uint8),
+        extra={"second/model": torch.randn(4)}, metrics={"accuracy/merged": 0.1},
     )  # fmt: skip
     blank = {name: torch.zeros_like(value) for name, value in buffers.items()}
     other = Client(4, torch.zeros(16), blank, indices, indices)

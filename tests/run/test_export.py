@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,11 @@ def test_a_client_is_exported_as_it_is(tmp_path: Path, module: type[Tiny]) -> No
     trainer, client = result.federation.trainer, result.federation.clients[3]
     trainer.load(client)
     expected = trainer.module.eval()(TEST.tensors[0])
+
+    umask = os.umask(0o027)
+    os.umask(umask)
+    modes = {path.suffix: path.stat().st_mode & 0o777 for path in (tmp_path / "export").iterdir()}
+    assert modes == {".safetensors": 0o666 & ~umask, ".ckpt": 0o666 & ~umask}
 
     plain = module()
     plain.load_state_dict(load_file(tmp_path / "export" / "client-3.safetensors"))

@@ -1,0 +1,71 @@
+"""Small Python objects as bytes between ranks: JSON, because reading JSON runs no code.
+
+Owns: which types travel and how those that JSON lacks are written: a mapping with one key that begins with `~`.
+Does not own: moving the bytes (`processes.py`). Floats come back with the same bits, mappings in the same order.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_TAG = "~"
+
+
+def encode_object(item: object) -> bytes:
+    """The bytes of None, numbers, strings, bytes, lists, tuples, mappings with such keys, and small CPU tensors.
+
+    Raises:
+        TypeError: names the type that does not travel.
+    """
+    return json.dumps(_to_json(item), separators=(",", ":")).encode()
+
+
+def decode_object(data: bytes) -> Any:
+    """The inverse of `encode_object`. Subclasses come back as their base: an enumeration as its number, say."""
+    return json.loads(data, object_hook=_from_json)
+
+
+def _to_json(item: object) -> Any:
+    if item is None or isinstance(item, bool | int | float | str):
+        return item
+    if isinstance(item, Mapping):
+        if all(isinstance(key, str) and not key.startswith(_TAG) for key in item):
+            return {key: _to_json(value) for key, value in item.items()}
+        return {"~mapping": [[_to_json(key), _to_json(value)] for key, value in item.items()]}
+    if isinstance(item, list):
+        return [_to_json(value) for value in item]
+    if isinstance(item, tuple):
+        return {"~tuple": [_to_json(value) for value in item]}
+    if isinstance(item, bytes):
+        return {"~bytes": base64.b64encode(item).decode()}
+    if isinstance(item, Tensor):
+        raw = item.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        return {"~tensor": [str(item.dtype).removeprefix("torch."), list(item.shape), base64.b64encode(raw).decode()]}
+    if isinstance(item, np.generic):
+        return _to_json(item.item())
+    raise TypeError(f"a {type(item).__module__}.{type(item).__qualname__} does not travel between ranks")
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+    if len(value) != 1:
+        return value
+    ((tag, content),) = value.items()
+    if tag == "~mapping":
+        return dict(content)
+    if tag == "~tuple":
+        return tuple(content)
+    if tag == "~bytes":
+        return base64.b64decode(content)
+    if tag == "~tensor":
+        name, shape, raw = content
+        dtype = getattr(torch, name)
+        flat = torch.frombuffer(bytearray(base64.b64decode(raw)), dtype=torch.uint8) if raw else torch.empty(0)
+        return flat.view(dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
+    return value
