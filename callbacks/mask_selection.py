@@ -16,6 +16,7 @@ from torch import Tensor
 from fedpurin.config import ProgramConfig, ScoresConfig
 from fedpurin.exchange.wire.costs import VALUE_BYTES, upload_overhead_bytes
 from fedpurin.federation import Federation
+from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client, Diverged
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.seeding import torch_generator
@@ -25,7 +26,7 @@ JOINT_SCORES = 4_000_000
 """Scores that are kept for a joint solve, over all clients (16 MB): larger models are solved as they come."""
 
 
-class MaskSelection(lightning.Callback):
+class MaskSelection(RunCallback):
     """Puts the packed critical-parameter mask into `client.mask` and its certificate into `certificates`."""
 
     provides_masks = True
@@ -60,7 +61,7 @@ class MaskSelection(lightning.Callback):
         self.certificates.clear()
         self._waiting.clear()
 
-    def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:
         """METHOD steps 2 and 3 for the client that has just been fitted."""
         if self._selector is None:
             return
@@ -84,7 +85,7 @@ class MaskSelection(lightning.Callback):
                 torch.cuda.current_stream().synchronize()  # the thread must not read scores still being written
             self._pending[client.id] = client, self._worker.submit(self._selector.solve, scores)
 
-    def on_round_fits_end(self) -> None:
+    def solve_masks(self) -> None:
         """Solve what waits, and wait for what is being solved; from here on every participant has its mask."""
         self._solve_waiting()
         for client, future in self._pending.values():

@@ -17,12 +17,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.federation import Federation
+from fedpurin.hooks import RunCallback
 from fedpurin.methods import Round
 from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout
@@ -31,7 +31,7 @@ Shares = NDArray[np.float64]
 FILE = "masks.jsonl"
 
 
-class MaskStatistics(lightning.Callback):
+class MaskStatistics(RunCallback):
     """Appends a line a round to the run folder's `masks.jsonl`."""
 
     def __init__(self, every: int | None = None, max_clients: int = 64) -> None:

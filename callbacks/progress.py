@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import lightning
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fedpurin.federation import VARIANTS, Federation
+from fedpurin.hooks import RunCallback
 from fedpurin.methods import Round
 from fedpurin.run.record import summarise_run
 
 
-class Progress(lightning.Callback):
+class Progress(RunCallback):
     """Shows a run's progress and closes it with a summary table."""
 
     def __init__(self, every_seconds: float = 5.0, console: Console | None = None) -> None:

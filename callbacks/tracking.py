@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
-
 from fedpurin.config import Config
 from fedpurin.federation import Federation
+from fedpurin.hooks import RunCallback
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.record import summarise_run
 from fedpurin.tracking import wandb_run, wandb_service
@@ -33,7 +32,7 @@ SPARE_BYTES = 2**18
 INTERRUPTED_SECONDS = 10.0  # between a signal and the end of the job there is little time
 
 
-class Tracker(lightning.Callback):
+class Tracker(RunCallback):
     """The thread and its queue. A service fills in `open`, `log` and `close`, which run in the thread."""
 
     service = "tracker"

@@ -18,7 +18,7 @@ OUTSIDE = re.compile(r"!?\[([^\]]*)\]\((\.\./[^)#\s]+)\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Put tutorial.md in the notebook's place."""
+    """Put a page made from the notebook in its place."""
     notebook = files.get_file_from_path("tutorial.ipynb")
     files.remove(notebook)
     files.append(File.generated(config, "tutorial.md", content=to_markdown(ROOT / "docs" / "tutorial.ipynb")))

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
 from fedpurin.exchange.network import Link, client_seconds, round_seconds
+from fedpurin.hooks import MaskProvider
 from fedpurin.local.client import Client, FitResult
 from fedpurin.local.executor import SerialExecutor
 from fedpurin.local.trainer import LocalTrainer
@@ -43,9 +44,8 @@ class Federation:
 
     `clients` are this rank's own; `num_train` counts every client's training samples; `links` are the clients'
     simulated ones, where there is a link model; `history` is every round's record so far (filled on rank 0);
-    `moved_bytes` is what the simulator itself moved between ranks, known when the run has ended. Callbacks hear
-    `on_run_start`, `on_round_start`, `on_client_end`, `on_round_fits_end`, `on_client_rows`, `on_round_end` (rank 0),
-    `on_round_done`, `on_run_end` and `on_run_failed`, each with the keyword arguments it names.
+    `moved_bytes` is what the simulator itself moved between ranks, known when the run has ended. `masks`
+    solves the programs of methods that need masks. `fedpurin/hooks.py` declares the hooks that callbacks may have.
     """
 
     config: Config
@@ -57,6 +57,7 @@ class Federation:
     run_dir: Path
     clients: dict[int, Client]
     num_train: Mapping[int, int]
+    masks: MaskProvider | None = None
     links: Sequence[Link] = ()
     first_round: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Federation:
         self.exchange.begin_round(number, chosen.ids)
         self.method.begin(chosen, self.exchange, self.trainer.space.shared)
 
-        # 1. Local training; 2. and 3. scores, program and mask, in the callback that hears a fit end.
+        # 1. Local training.
         fits: dict[int, FitResult] = {}
         for block in self.executor.blocks(chosen.clients):
             with self._stage("local training", block, number):
@@ -97,6 +98,10 @@ class Federation:
                     self._evaluate([client for client in block if fits[client.id].diverged is None], "personalized")
             for client in block:
                 self._call("on_client_end", client=client)
+
+        # 2. and 3. Scores were taken when each fit ended; now every program has its mask.
+        if self.masks is not None:
+            self.masks.solve_masks()
         self._call("on_round_fits_end")
 
         # Clients that diverged keep their last good state and send nothing.
@@ -193,6 +198,7 @@ class Federation:
             record["network/seconds"] = round_seconds(by_client, self.links)
         record.update(figures)
         record["round/seconds"] = seconds
+        self._call("on_round_columns", record=record, rows=rows)
         self.history.append(record)
         self._call("on_round_end", record=record, rows=rows)
 

@@ -33,10 +33,10 @@ class Client:
     buffers: dict[str, Tensor]
     train_indices: Int64[Tensor, " num_train"]
     test_indices: Int64[Tensor, " num_test"]
-    class_counts: Int64[Tensor, " classes"] | None = None
     mask: UInt8[Tensor, " length/8"] | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    class_counts: Int64[Tensor, " classes"] | None = None
 
     @property
     def num_train(self) -> int:

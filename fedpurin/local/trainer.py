@@ -76,7 +76,9 @@ class LocalTrainer:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         device = self.vector.device
         counts = self.train.class_counts(train_indices)
-        return Client(id, self.vector.clone(), buffers, train_indices.to(device), test_indices.to(device), counts)
+        return Client(
+            id, self.vector.clone(), buffers, train_indices.to(device), test_indices.to(device), class_counts=counts
+        )
 
     def load(self, client: Client, vector: Tensor | None = None) -> None:
         """Make the client's model (or another vector, with the client's buffers) the live one."""

@@ -82,9 +82,10 @@ def _assemble(
     method = make_method(config.method)
     listeners = [make(entry, "callbacks") for entry in config.callbacks.values() if entry] + list(callbacks)
     listeners += [make(entry, "logger") for entry in config.logger.values() if entry]
+    providers = [listener for listener in listeners if getattr(listener, "provides_masks", False)]
     if not method.needs_masks:  # a mask provider may stay configured; such a method has nothing to solve for
-        listeners = [listener for listener in listeners if not getattr(listener, "provides_masks", False)]
-    elif not any(getattr(listener, "provides_masks", False) for listener in listeners):
+        listeners = [listener for listener in listeners if listener not in providers]
+    elif not providers:
         raise ConfigError(
             f"method={type(method).__name__} needs masks and no callback provides them: "
             "keep callbacks.mask_selection, or pass callbacks.MaskSelection()"
@@ -151,6 +152,7 @@ def _assemble(
         method=method,
         trainer=trainer,
         executor=executor,
+        masks=providers[0] if method.needs_masks else None,
         exchange=Exchange(config.exchange, space.shared, processes, Ledger()),
         processes=processes,
         run_dir=run_dir,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedpurin.config import CheckpointConfig, ConfigError
 from fedpurin.federation import Federation
+from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.run.export import describe_module
@@ -34,7 +35,7 @@ CLIENTS_AT_ONCE = 64
 """A restore holds so many clients twice."""
 
 
-class Checkpointer:
+class Checkpointer(RunCallback):
     """Restores when a run starts, saves every so many rounds and at the end, stops at a signal."""
 
     def __init__(self, config: CheckpointConfig, lock: RunLock) -> None:

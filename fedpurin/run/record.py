@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange.network import seconds_to_accuracy
+from fedpurin.hooks import RunCallback
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
 
@@ -71,15 +72,36 @@ class RunFolder:
 
     def append_round(self, record: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Append a round: its clients first, then its metrics line, which marks the round as complete."""
+        rows = list(rows)
         clients = self.path / "clients.csv"
-        new = not clients.exists()
+        columns = self._columns(clients, rows)
         with clients.open("a", newline="") as file:
-            writer = csv.DictWriter(file, CLIENT_COLUMNS, restval="", extrasaction="raise")
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+            csv.DictWriter(file, columns, restval="").writerows(rows)
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    @staticmethod
+    def _columns(clients: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The table's columns, with those that callbacks add behind ours; a new one is added to earlier rows, empty."""
+        added = {name: None for row in rows for name in row if name not in CLIENT_COLUMNS}
+        if not clients.exists():
+            columns = [*CLIENT_COLUMNS, *added]
+            earlier: list[dict[str, str]] = []
+        else:
+            with clients.open(newline="") as file:
+                reader = csv.DictReader(file)
+                columns = list(reader.fieldnames or CLIENT_COLUMNS)
+                if set(added) <= set(columns):
+                    return columns
+                earlier = list(reader)
+            columns += [name for name in added if name not in columns]
+        whole = clients.with_suffix(".tmp")
+        with whole.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(earlier)
+        whole.replace(clients)
+        return columns
 
     def fail(self, status: str, error: BaseException, rounds: int) -> None:
         """Say why there is no result; a full disk must not hide the reason."""
@@ -121,7 +143,7 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(aside, path)
 
 
-class Recorder:
+class Recorder(RunCallback):
     """The engine's own listener: writes the run folder from the loop's records, on rank 0."""
 
     def __init__(self, folder: RunFolder) -> None:
