@@ -19,6 +19,7 @@ from typing import Any
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.lock import is_locked
+from fedpurin.run.trust import check_targets
 
 log = logging.getLogger(__name__)
 
@@ -162,15 +163,20 @@ def main(arguments: Sequence[str]) -> int:
         "  fedpurin resume outputs/2026-05-04/10-15-00\n"
         "  fedpurin resume runs/a trainer.rounds=300      extend a finished run\n"
         "  fedpurin resume runs/a trainer.devices=4       on another number of processes\n"
-        "  fedpurin resume runs/a logger=wandb            tracked from here on, with the rounds before\n\n"
+        "  fedpurin resume runs/a logger=wandb            tracked from here on, with the rounds before\n"
+        "  fedpurin resume --trust runs/a                 its model or method is a class of your own\n\n"
         "Options that would change the science are refused by name; free are: "
         + " ".join(name for name in FREE if name != "choices"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
     parser.add_argument("overrides", metavar="option=value", nargs="*", help="free options to change")
+    parser.add_argument("--trust", action="store_true", help="run classes of your own that config.yaml names")
     given = parser.parse_args(list(arguments))
-    config = with_overrides(read_config(given.run_dir), given.overrides)
+    stored = read_config(given.run_dir)
+    if not given.trust:
+        check_targets(stored, given.run_dir, given.overrides)
+    config = with_overrides(stored, given.overrides)
 
     from fedpurin.__main__ import run
 
