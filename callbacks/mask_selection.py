@@ -20,7 +20,7 @@ from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client, Diverged
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.seeding import torch_generator
-from fedpurin.selection import Certificate, Selection, Selector, perturbation_scores
+from fedpurin.selection import Certificate, Selection, Selector, own_scores, perturbation_scores
 
 JOINT_SCORES = 4_000_000
 """Scores that are kept for a joint solve, over all clients (16 MB): larger models are solved as they come."""
@@ -66,14 +66,18 @@ class MaskSelection(RunCallback):
         if self._selector is None:
             return
         client, shared = trainer.client, trainer.space.shared.length
-        fitted = trainer.vector[:shared]
+        fitted, start = trainer.vector[:shared], client.vector[:shared]
         assert self.scores is not None, "on_run_start sets them"
         uses_update = "update" in (self.scores.source, self.scores.order)
-        direction = fitted - client.vector[:shared] if uses_update else trainer.gradient
+        direction = fitted - start if uses_update else trainer.gradient
         is_random = self.scores.order == "random"
         name = {"round": trainer.round, "client": client.id}
-        stream = torch_generator(trainer.seed, "scores/random", **name) if is_random else None
-        scores = perturbation_scores(fitted, direction, self.scores, stream)
+        if self.scores.own:
+            stream = torch_generator(trainer.seed, "scores/custom", **name)
+            scores = own_scores(fitted, start, trainer.gradient, trainer.space.shared, self.scores, stream)
+        else:
+            random = torch_generator(trainer.seed, "scores/random", **name) if is_random else None
+            scores = perturbation_scores(fitted, direction, self.scores, random)
         if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
             raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")
         if self._worker is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
+from fedpurin.config import Config, ConfigError, name_of
+from fedpurin.data import LabelledData
 from fedpurin.federation import Federation
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
@@ -42,6 +44,10 @@ def simulate(
     module: nn.Module | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
+    data: LabelledData | Callable[..., Any] | None = None,
+    partition: Callable[..., Any] | None = None,
+    scores: Callable[..., Any] | None = None,
+    program: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
     run_dir: str | Path | None = None,
 ) -> RunResult:
@@ -54,6 +60,9 @@ def simulate(
             configured model. The run works on a copy: all clients start from the module's present weights, and the
             object stays as it is.
         train, test: map-style data sets of (x, y) pairs; both None loads the configured data.
+        data: `fedpurin.data.LabelledData`, or what `data._target_` could name (docs/add-a-data-set.md).
+        partition, scores, program: functions in the place of ours, as `partition._target_`, `scores._target_` and
+            `program._target_` name them (docs/add-a-partition.md, docs/add-a-program.md).
         callbacks: Lightning callbacks beside the configured ones.
         run_dir: the run folder; None takes Hydra's `outputs/DATE/TIME`.
 
@@ -61,10 +70,14 @@ def simulate(
         fedpurin.ConfigError: a mistake in the options, or parts that do not fit each other.
     """
     config, default_dir = compose_config(overrides)
+    if data is not None and (train is not None or test is not None):
+        raise ConfigError("simulate was given data as well as train and test; pass one of them")
+    config = _with_own(config, data=data, partition=partition, scores=scores, program=program)
     if train is not None:
         name = config.name.replace(config.data.name, "own-data")
         config = replace(config, data=replace(config.data, name="own-data"), name=name)
-    theirs = [group for group, own in (("data", train), ("model", module)) if own is not None]
+    brought = {"data": train if data is None else data, "model": module, "partition": partition, "program": program}
+    theirs = [group for group, own in brought.items() if own is not None]
     config = replace(config, choices={group: name for group, name in config.choices.items() if group not in theirs})
     if is_first_process():
         say(remarks(config, overrides))
@@ -78,3 +91,30 @@ def simulate(
         return RunResult(folder, federation.run(), federation)
     except Interrupted as stop:
         stop.leave()
+
+
+def _with_own(config: Config, **brought: Any) -> Config:
+    """The configuration with the user's functions in their sections; it is told by their names in the run folder."""
+    for section, value in brought.items():
+        if value is None:
+            continue
+        options = getattr(config, section)
+        named: dict[str, Any] = {"own": {**options.own, "_target_": value}}
+        if isinstance(value, LabelledData):
+            named = {"name": value.name, "own": {"_target_": _handed_over(value)}}
+        elif not callable(value):
+            raise ConfigError(f"simulate was given {section}={type(value).__name__}, which cannot be called")
+        elif section == "data":
+            named["name"] = name_of(value).rpartition(".")[2]
+        elif section != "scores":
+            named["name"] = "custom"
+        name = config.name.replace(options.name, named["name"]) if section == "data" else config.name
+        config = replace(config, **{section: replace(options, **named)}, name=name)
+    return config
+
+
+def _handed_over(data: LabelledData) -> Callable[[], LabelledData]:
+    def handed_over() -> LabelledData:
+        return data
+
+    return handed_over

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -19,6 +19,10 @@ from pydantic.dataclasses import dataclass
 
 _BRANCHES = ("int", "float", "str", "bool")
 _FROZEN = ConfigDict(extra="forbid", strict=True)
+
+OPEN_SECTIONS = ("data", "partition", "program", "scores")
+"""Sections that take a `_target_`: a function of the user's takes the place of what `name` chooses. The section's `own`
+holds it (a dotted name, or from Python the function itself) with the options that only this function has."""
 
 
 class ConfigError(ValueError):
@@ -57,6 +61,7 @@ class DataConfig:
     """Turn training images by an angle drawn within ± so many degrees, nearest pixel; 0 turns it off."""
     crop_padding: Annotated[int, Field(ge=0)] = 0
     """Pixels of padding (zeros, after normalisation) before a random crop back to size; 0 turns it off."""
+    own: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -76,7 +81,7 @@ class VolumeConfig:
 class PartitionConfig:
     """How samples are dealt to clients; train and test follow the same class proportions."""
 
-    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological", "natural", "file"]
+    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological", "natural", "file", "custom"]
     num_clients: Annotated[int, Field(ge=1)]
     train_per_client: Annotated[int, Field(ge=1)] | None = None
     """Mean training samples a client; None shares out the whole pool."""
@@ -89,6 +94,7 @@ class PartitionConfig:
     file: str | None = None
     """JSON or CSV of each client's indices (partition=file)."""
     volume: VolumeConfig = VolumeConfig()
+    own: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -110,13 +116,14 @@ class ScoresConfig:
     cutoff: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-10
     """A score at or below it is null: never critical."""
     gradient_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    own: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class ProgramConfig:
     """The critical-parameter program, METHOD step 3 and "Programs"."""
 
-    name: Literal["layerwise", "global", "budget"] = "layerwise"
+    name: Literal["layerwise", "global", "budget", "custom"] = "layerwise"
     tau: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the parameters that may be critical: of each tensor (layerwise), of all (global)."""
     density_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -135,6 +142,7 @@ class ProgramConfig:
     """Seconds a solve; at the limit the best feasible mask is used and its true gap recorded."""
     overlap: bool | None = None
     """Solve in a thread while the next client trains; None: on a GPU."""
+    own: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> ProgramConfig:
@@ -264,6 +272,10 @@ class Config:
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        for section in (self.partition, self.program):
+            if (section.name == "custom") != bool(section.own):
+                group = "partition" if section is self.partition else "program"
+                raise ValueError(f"{group}.name={section.name}: {group}=custom and a {group}._target_ belong together")
         chosen, clients = self.trainer.clients_per_round, self.partition.num_clients
         if chosen is not None and chosen > clients:
             raise ValueError(f"trainer.clients_per_round={chosen} is more than partition.num_clients={clients}")
@@ -277,13 +289,49 @@ class Config:
             ConfigError: an unknown option, a wrong type, a value out of range or two options that contradict.
         """
         try:
-            return TypeAdapter(cls).validate_python(_as_tuples(mapping), strict=False)
+            return TypeAdapter(cls).validate_python(_as_tuples(_gather_own(mapping)), strict=False)
         except ValidationError as error:
             raise ConfigError(_explain(error.errors())) from None
 
     def to_mapping(self) -> dict[str, Any]:
-        """The inverse of `from_mapping`."""
-        return asdict(self)
+        """The inverse of `from_mapping`; a function of the user's is told by its name."""
+        mapping = asdict(self)
+        for section in OPEN_SECTIONS:
+            own = mapping[section].pop("own")
+            if own:
+                mapping[section] |= own | {"_target_": name_of(own["_target_"])}
+        return mapping
+
+
+def name_of(target: Any) -> str:
+    """The dotted name of a function, class or object; a name is one already."""
+    if isinstance(target, str):
+        return target
+    home = target if hasattr(target, "__qualname__") else type(target)
+    return f"{home.__module__}.{home.__qualname__}"
+
+
+def _gather_own(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections with a `_target_`: what the section does not know belongs to the function and goes into `own`."""
+    gathered = dict(mapping)
+    types: dict[str, Any] = {
+        "data": DataConfig, "partition": PartitionConfig, "program": ProgramConfig, "scores": ScoresConfig,
+    }  # fmt: skip
+    for section in OPEN_SECTIONS:
+        if not isinstance(mapping.get(section), Mapping):
+            continue
+        options = dict(mapping[section])
+        if "own" in options:
+            raise ConfigError(f"{section}.own: there is no such option")
+        target = options.pop("_target_", None)
+        if target is not None:
+            known = {field.name for field in fields(types[section])}
+            own = {name: options.pop(name) for name in sorted(options.keys() - known)}
+            if section != "scores":
+                options["name"] = str(target).rpartition(".")[2] if section == "data" else "custom"
+            options["own"] = {"_target_": target, **own}
+        gathered[section] = options
+    return gathered
 
 
 def _as_tuples(value: Any) -> Any:

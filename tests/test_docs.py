@@ -31,9 +31,9 @@ FILES = {
 # Not files of the repository: what runs write, what a guide has its reader write, what other programs read.
 ELSEWHERE = {
     "config.yaml", "multirun.yaml", "overrides.yaml", "hydra.yaml", "sweep.yaml", "partition.yaml", "run.py", "train.py",
-    "my_module.py", "module.py", "conda.sh",
+    "my_module.py", "module.py", "my_data.py", "my_deal.py", "my_program.py", "moons.yaml", "conda.sh",
 }  # fmt: skip
-GUIDE_EXAMPLES = ("lg_fedavg",)
+GUIDE_EXAMPLES = ("lg_fedavg", "--config-dir")
 NAME = re.compile(r"(?<![\w*./{<-])([\w./-]*\w\.(?:py|md|sbatch|sh|yaml|toml))(?![\w(*/{-]|\.\w)")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}(?:_[A-Z]+)*\b|\.\.\.|…|<|\$")
 

@@ -114,14 +114,14 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float32[Tensor
 
 
 def from_datasets(
-    train: Any, test: Any, *, name: str = "custom", class_names: Sequence[str] | None = None
+    train: Any, test: Any, *, name: str = "custom", class_names: Sequence[str] | None = None, **options: Any
 ) -> LabelledData:
     """Turn two torch data sets of (x, y) pairs into pools. Every sample is read once, now.
 
     x is a tensor, an array or a PIL image, the same shape throughout: uint8 samples are images [C, H, W] or
     [H, W] and are normalised; floating samples of any
     shape, and other integers (tokens), are used as they are. A random transform inside the
-    data set is thus drawn once. y is a class number, from 0.
+    data set is thus drawn once. y is a class number, from 0. `options` are those of `labelled_data`.
 
     Raises:
         ConfigError: an empty data set, samples of different shapes, labels that are not class numbers.
@@ -131,7 +131,7 @@ def from_datasets(
         highest = max(int(labels.max()) for _, labels in splits.values())
         _check_dense([labels for _, labels in splits.values()], highest)
         class_names = [str(number) for number in range(highest + 1)]
-    return labelled_data(name, splits["training"], splits["test"], class_names)
+    return labelled_data(name, splits["training"], splits["test"], class_names, **options)
 
 
 def _check_dense(labels: Sequence[Tensor], highest: int) -> None:

@@ -28,6 +28,7 @@ from fedpurin.config import ConfigError, PartitionConfig, VolumeConfig
 from fedpurin.data.by_class import deal_by_class
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.natural import from_file, natural
+from fedpurin.data.own import own_partition
 from fedpurin.data.quotas import Counts, Shares, bend_shares, round_counts, share_out
 from fedpurin.seeding import numpy_generator
 
@@ -127,8 +128,9 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
         ConfigError: more clients than samples, counts above the pool, or a class rule that the data cannot meet.
     """
     train_labels, test_labels = data.train.labels.cpu().numpy(), data.test.labels.cpu().numpy()
-    if config.name in ("natural", "file"):
-        indices = (natural if config.name == "natural" else from_file)(config, data)
+    given = {"natural": natural, "file": from_file}
+    if config.own or config.name in given:
+        indices = own_partition(config, data, seed) if config.own else given[config.name](config, data)
         counted = (
             np.stack([np.bincount(labels[part], minlength=data.num_classes) for part in parts])
             for parts, labels in zip(indices, (train_labels, test_labels), strict=True)

@@ -19,6 +19,7 @@ from fedpurin.data.dataset import LabelledData, labelled_data
 from fedpurin.data.files import PublishedFiles, read_idx, read_pickles
 from fedpurin.data.folder import read_image_folder
 from fedpurin.data.images import conform
+from fedpurin.data.own import own_data
 from fedpurin.data.tables import read_arrays, read_table
 from fedpurin.seeding import numpy_generator
 
@@ -53,6 +54,8 @@ def load(config: DataConfig, seed: int) -> LabelledData:
     Raises:
         ConfigError: no such data set, or files that are missing, damaged or do not fit together.
     """
+    if config.own:
+        return own_data(config, seed)
     readers: dict[str, Callable[[], tuple[Split, Split, Sequence[str]]]] = {
         "digits": lambda: _read_digits(seed),
         "fashion_mnist": lambda: _read_fashion_mnist(config),
@@ -64,7 +67,7 @@ def load(config: DataConfig, seed: int) -> LabelledData:
     if config.name in own:
         return own[config.name](config, seed)
     if config.name not in readers:
-        names = ", ".join([*readers, *own])
+        names = ", ".join([*readers, *own, "custom"])
         raise ConfigError(f"data.name={config.name!r} is not possible: choose one of {names}")
     train, test, class_names = readers[config.name]()
     train, test = (conform(train[0], config), train[1]), (conform(test[0], config), test[1])

@@ -98,6 +98,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         if re.search(r"is not in struct|No match in the defaults list", text):
             return _no_such_option(option)
         return f"{option}: {' '.join(str(error.__cause__ or error).split())}"
+    if match := re.search(r"Missing mandatory value.*?full_key: (\S+)", text, re.S):
+        return f"{match[1]}: this option needs a value"
     if "mismatched input" in text or "no viable alternative" in text or "LexerNoViableAlt" in text:
         bad = _first_bad(text, overrides)
         shown = bad if bad.isprintable() else repr(bad)
@@ -132,6 +134,7 @@ def _homes() -> dict[str, set[str]]:
             loaded: Any = OmegaConf.to_container(OmegaConf.create(text))
             is_global = text.startswith("# @package _global_")
             for option in flatten((loaded or {}) if is_global else {group: loaded or {}}):
-                if option.startswith(f"{group}.") and "_target_" not in option:
+                is_door = choice == "custom" and option == f"{group}._target_"
+                if option.startswith(f"{group}.") and (is_door or "_target_" not in option):
                     homes.setdefault(option, set()).add(choice)
     return homes

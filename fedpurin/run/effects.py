@@ -73,7 +73,9 @@ def why_without_effect(option: str, now: Situation) -> str:
     }
     if option in readers:
         chosen, reading, group = readers[option]
-        return "" if chosen in reading else f"{group}={chosen} does not read it ({' and '.join(reading)} do)"
+        return (
+            "" if chosen in (*reading, "custom") else f"{group}={chosen} does not read it ({' and '.join(reading)} do)"
+        )
     if option in ("checkpoint.keep", "checkpoint.monitor", "checkpoint.asynchronous") and now.checkpoints == 0:
         return "checkpoint.every=0 saves none"
     return ""

@@ -1,7 +1,8 @@
 """Scores, the critical-parameter program and its certified solution. CVXPY and its solvers live here only."""
 
 from fedpurin.selection.certificate import Certificate, Selection
+from fedpurin.selection.own import own_scores
 from fedpurin.selection.scores import perturbation_scores
 from fedpurin.selection.selector import Selector
 
-__all__ = ["Certificate", "Selection", "Selector", "perturbation_scores"]
+__all__ = ["Certificate", "Selection", "Selector", "own_scores", "perturbation_scores"]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fedpurin.exchange.wire.costs import Encoding
 
-Status = Literal["optimal", "within_tolerance", "time_limit", "numerical_limit", "solver_failed"]
+Status = Literal[
+    "optimal", "within_tolerance", "time_limit", "numerical_limit", "solver_failed", "uncertified", "within_bound"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Certificate:
     """`optimal`: the gap is 0. `within_tolerance`: at most `program.gap_tolerance`. `time_limit`: stopped
     there, with the gap it had by then. `numerical_limit`: the solver's double precision closes it no further.
     `solver_failed`: it called the program infeasible or unbounded, which it cannot be; the mask is the best that was
-    known before, the bound is the dual prices' own, and both hold."""
+    known before, the bound is the dual prices' own, and both hold. Of a program of the user's: `within_bound`, the bound
+    is its own; `uncertified`, it gave none, and the bound is the sum of all scores."""
     objective: float
     """Sum of the selected scores, float64."""
     upper_bound: float

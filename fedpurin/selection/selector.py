@@ -18,6 +18,7 @@ from fedpurin.selection.answer import Answer, name_status, relative_gap
 from fedpurin.selection.budget.program import BudgetProgram
 from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.certificate import Certificate, Selection
+from fedpurin.selection.own import OwnProgram
 from fedpurin.selection.reduction.curve import ValueCurve
 from fedpurin.selection.reduction.scan import Scan, Threshold, open_scan
 from fedpurin.selection.solver import require_installed
@@ -45,9 +46,12 @@ class Selector:
         value_bytes: int = 4,
         overhead_bytes: int = upload_overhead_bytes("on_demand"),
     ) -> None:
-        require_installed(program.solver)
         self.layout = layout
         self.config = program
+        self.own = OwnProgram(layout, program, value_bytes, overhead_bytes) if program.name == "custom" else None
+        if self.own is not None:
+            return  # the user's function is the whole of it
+        require_installed(program.solver)
         self.program: BudgetProgram | CardinalityProgram = (
             BudgetProgram(layout, program, value_bytes, overhead_bytes)
             if program.name == "budget"
@@ -62,6 +66,8 @@ class Selector:
             SolverError: the solver failed.
         """
         start = time.perf_counter()
+        if self.own is not None:
+            return self.own.select(scores)
         scan = self._open(scores)
         answer = self.program.solve(scan, start + self.config.time_limit)
         return self._select(scan, answer, time.perf_counter() - start)
@@ -76,6 +82,8 @@ class Selector:
             ValueError: a score is NaN, infinite or negative, or the rows do not fit the layout.
             SolverError: the solver failed.
         """
+        if self.own is not None:
+            return [self.own.select(row) for row in scores]
         program = self.program
         if len(scores) < 2 or not isinstance(program, CardinalityProgram) or not program.can_join:
             return [self.solve(row) for row in scores]
