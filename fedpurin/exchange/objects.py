@@ -19,7 +19,7 @@ _TAG = "~"
 
 
 def encode_object(item: object) -> bytes:
-    """The bytes of None, numbers, strings, bytes, lists, tuples, mappings with such keys, and small CPU tensors.
+    """The bytes of None, numbers, strings, bytes, lists, tuples, mappings with such keys, small tensors and arrays of numbers.
 
     Raises:
         TypeError: names the type that does not travel.
@@ -48,6 +48,8 @@ def _to_json(item: object) -> Any:
     if isinstance(item, Tensor):
         raw = item.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         return {"~tensor": [str(item.dtype).removeprefix("torch."), list(item.shape), base64.b64encode(raw).decode()]}
+    if isinstance(item, np.ndarray) and item.dtype.kind in "biufc":
+        return {"~array": [item.dtype.str, list(item.shape), base64.b64encode(item.tobytes()).decode()]}
     if isinstance(item, np.generic):
         return _to_json(item.item())
     raise TypeError(f"a {type(item).__module__}.{type(item).__qualname__} does not travel between ranks")
@@ -63,6 +65,9 @@ def _from_json(value: dict[str, Any]) -> Any:
         return tuple(content)
     if tag == "~bytes":
         return base64.b64decode(content)
+    if tag == "~array":
+        kind, shape, raw = content
+        return np.frombuffer(bytearray(base64.b64decode(raw)), dtype=np.dtype(kind)).reshape(shape)
     if tag == "~tensor":
         name, shape, raw = content
         dtype = getattr(torch, name)

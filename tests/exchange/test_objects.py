@@ -57,3 +57,12 @@ def test_small_tensors_travel(tensor: torch.Tensor) -> None:
 def test_what_does_not_travel_is_named() -> None:
     with pytest.raises(TypeError, match=r"a builtins\.set does not travel between ranks"):
         encode_object({1: {2}})
+
+
+@pytest.mark.parametrize("array", [np.arange(6, dtype=np.int64).reshape(2, 3).T, np.empty((0, 2)), np.array([True])])
+def test_arrays_of_numbers_travel(array: np.ndarray) -> None:
+    back = decode_object(encode_object({1: array}))[1]
+    assert back.dtype == array.dtype
+    assert np.array_equal(back, array)
+    with pytest.raises(TypeError, match=r"a numpy\.ndarray does not travel"):
+        encode_object(np.array([object()]))
