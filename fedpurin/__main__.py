@@ -158,6 +158,7 @@ COMMAND_MODULES = {
     "list": "fedpurin.cli.list",
     "sync": "fedpurin.cli.sync",
     "new": "fedpurin.cli.new",
+    "reproduce": "fedpurin.cli.reproduce",
 }
 
 

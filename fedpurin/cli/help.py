@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write one client's personalised model (safetensors, Lightning)",
     "sweep": "what has become of a sweep's runs; a W&B sweep file as overrides",
     "list": "a folder's runs: method, data, accuracy, bytes, state; sortable",
+    "reproduce": "run the studies behind docs/results.md again and compare",
     "sync": "upload runs to W&B that were recorded offline or in part",
     "new": "write a method, model or callback to start from: code, YAML, test",
 }

@@ -32,7 +32,7 @@ def config_groups() -> dict[str, list[str]]:
     root = resources.files("configs")
     groups = {}
     for folder in sorted(root.iterdir(), key=lambda entry: entry.name):
-        if folder.is_dir() and not folder.name.startswith("_") and folder.name != "sweeps":  # those are W&B's
+        if folder.is_dir() and not folder.name.startswith("_") and folder.name not in ("sweeps", "study"):  # no groups
             choices = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
             if choices:
                 groups[folder.name] = choices

@@ -1,0 +1,76 @@
+"""A study's picture: accuracy against bytes, or the gain over the reference as a matrix.
+
+Owns: which numbers are drawn. Does not own: how (report/figure.py, report/draw.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedpurin.report.draw import draw_files
+from fedpurin.report.figure import Axis, Figure, Grid, Level, Mark, Panel, Points
+from fedpurin.report.style import REFERENCE, categorical
+from fedpurin.report.table import Numbers as Table
+from fedpurin.study.compare import CellNumbers, Numbers
+from fedpurin.study.plan import Study
+
+
+def draw(study: Study, numbers: Numbers) -> bytes | None:
+    """The study's figure as PNG; None where it has none."""
+    if study.figure == "none" or not numbers.cells:
+        return None
+    panels = _heat(study, numbers) if study.figure == "heat" else _against_bytes(study, numbers)
+    columns = ("setting", "variant", "accuracy", "megabytes")
+    rows = [(cell.setting, cell.variant, cell.accuracy.mean, cell.megabytes) for cell in numbers.cells]
+    figure = Figure(
+        key=study.name,
+        title=study.title,
+        caption="",
+        panels=panels,
+        numbers=Table(columns, rows),
+        legend=study.figure == "bytes",
+        columns=2,
+    )
+    return draw_files(figure, dpi=110)[0]
+
+
+def _against_bytes(study: Study, numbers: Numbers) -> list[Panel]:
+    styles = {variant: categorical(index) for index, variant in enumerate(study.variants)}
+    panels = []
+    for setting in study.all_settings:
+        cells = [cell for cell in numbers.cells if cell.setting == setting]
+        marks: list[Mark] = [_silent(cell) for cell in cells if cell.megabytes == 0]
+        for cell in cells:
+            if cell.megabytes > 0:
+                error = (cell.accuracy.high - cell.accuracy.low) / 2
+                x, y = np.array([cell.megabytes * 1e6]), np.array([cell.accuracy.mean])
+                marks.append(Points(cell.variant, x, y, styles[cell.variant], y_error=np.array([error])))
+        panels.append(
+            Panel(
+                Axis("Sent by all in a run", "bytes", log=True), Axis("Personalised accuracy", "share"), marks, setting
+            )
+        )
+    return panels
+
+
+def _silent(cell: CellNumbers) -> Level:
+    """What sends nothing has no place on the axis of bytes: a line across."""
+    return Level(f"{cell.variant} (sends nothing)", cell.accuracy.mean, REFERENCE)
+
+
+def _heat(study: Study, numbers: Numbers) -> list[Panel]:
+    """Gain over the reference, rows are variants, columns are settings."""
+    variants = [variant for variant in study.variants if variant != study.measured_against]
+    settings = list(study.all_settings)
+    by_place = {(cell.setting, cell.variant): cell for cell in numbers.cells}
+    values = np.full((len(variants), len(settings)), math.nan)
+    for row, variant in enumerate(variants):
+        for column, setting in enumerate(settings):
+            if (cell := by_place.get((setting, variant))) is not None:
+                values[row, column] = cell.gain.mean
+    most = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    grid = Grid(f"Gain over {study.measured_against}", values, "points", low=-most, high=most)
+    x, y = Axis("", categories=tuple(settings)), Axis("", categories=tuple(variants))
+    return [Panel(x, y, [grid], f"Gain over {study.measured_against}", rows=max(0.8, 0.25 * len(variants)))]
