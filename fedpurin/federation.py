@@ -134,7 +134,7 @@ class Federation:
     def _round(self, number: int, ids: Sequence[int]) -> Round:
         own = [self.clients[id] for id in ids if id in self.clients]
         num_train = {id: self.num_train[id] for id in ids}
-        return Round(number, self.config.partition.num_clients, tuple(ids), num_train, own)
+        return Round(number, self.config.partition.num_clients, tuple(ids), num_train, own, self.config.seed)
 
     def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
         """Agree over all ranks on who goes on, and name the others."""

@@ -3,5 +3,6 @@
 from fedpurin.exchange.exchange import Exchange
 from fedpurin.exchange.ledger import Ledger
 from fedpurin.exchange.processes import Processes, RankLostError
+from fedpurin.exchange.whole import Received, Update
 
-__all__ = ["Exchange", "Ledger", "Processes", "RankLostError"]
+__all__ = ["Exchange", "Ledger", "Processes", "RankLostError", "Received", "Update"]

@@ -11,22 +11,26 @@ stays on its rank, while what a client sends travels to the ranks whose clients 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
+import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fedpurin.config import ExchangeConfig
-from fedpurin.exchange import dense
+from fedpurin.exchange import dense, whole
 from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.ledger import Ledger
 from fedpurin.exchange.masks import close_masks, mask_message_bytes, share_masks
 from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.sparse import Fill, Normalise, SparseRound
+from fedpurin.exchange.whole import Received, Update
+from fedpurin.exchange.wire.codes import Code
 from fedpurin.exchange.wire.costs import VALUE_BYTES, dense_bytes
 from fedpurin.exchange.wire.header import Kind, ValueType
-from fedpurin.space import Layout
+from fedpurin.space import Layout, unpack_mask
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
 Masks = Mapping[int, UInt8[Tensor, " length/8"]]
@@ -146,3 +150,55 @@ class Exchange:
         For clients that sat out and catch up; they need not be participants. 16-bit values arrive rounded.
         """
         return dense.download(self.setting, vector, clients)
+
+    def gather(
+        self, updates: Mapping[int, Update], *, code: Code | None = None, layout: Layout | None = None
+    ) -> Iterator[tuple[int, Received]]:
+        """Every participant's update, which own clients send up, as one message each; in ascending id, on every rank.
+
+        Exhaust the iterator: it is a series of collectives. `layout` is that of statistics which are no parameters
+        (say, one segment of class means); `code` what all updates are coded with, which the server knows. Values
+        without a code travel as `exchange.value_dtype`.
+        """
+        setting = self.setting if layout is None else replace(self.setting, layout=layout)
+        return whole.gather(setting, updates, code=code, phase="values")
+
+    def average_updates(
+        self,
+        updates: Mapping[int, Update],
+        weights: Mapping[int, float],
+        *,
+        code: Code | None = None,
+        divide_by: Literal["all", "senders"] = "all",
+    ) -> tuple[Float32[Tensor, " length"], Float32[Tensor, " length"]]:
+        """Σ_j s_j·u_j over everybody's updates u_j, divided by Σ_j s_j over `all`, or over those who sent a value there.
+
+        The second result is the share of the weights of those who sent a value, zero where nobody did. Sums run in
+        ascending id, each product and sum in float32: the same bits on any number of ranks.
+        """
+        everybody = sum(weights[client] for client in self.setting.participants)
+        total = torch.zeros(self.layout.length, dtype=torch.float32, device=self.processes.device)
+        senders = torch.zeros_like(total)
+        for client, received in self.gather(updates, code=code):
+            share = weights[client] / everybody
+            total += share * received.vector
+            senders += share * unpack_mask(received.mask)
+        if divide_by == "senders":
+            total = torch.where(senders > 0, total / torch.where(senders > 0, senders, 1.0), 0.0)
+        return total, senders
+
+    def answer(self, updates: Mapping[int, Update], *, layout: Layout | None = None) -> dict[int, Received]:
+        """The server's update for each of these clients of this rank, as it arrives there."""
+        setting = self.setting if layout is None else replace(self.setting, layout=layout)
+        return whole.answer(setting, updates, phase="sums")
+
+    def rounded(self, update: Update) -> Float32[Tensor, " length"]:
+        """What arrives where this update is sent: everybody may compute it, without a message."""
+        return whole.rounded(self.setting, update)
+
+    def common(self, vector: Float32[Tensor, " any_length"] | None) -> Float32[Tensor, " length"]:
+        """What all participants hold in common (say, the initial weights), also where none of them lives.
+
+        A rank with participants gives one's `vector`. Nothing is sent in the simulated federation, so nothing counts.
+        """
+        return whole.spread(self.setting, vector, self.setting.participants)

@@ -5,6 +5,7 @@ from fedpurin.methods.ditto import Ditto
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
+from fedpurin.methods.fedpaq import FedPAQ
 from fedpurin.methods.fedper import FedPer
 from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
@@ -12,12 +13,16 @@ from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.local import Local
 from fedpurin.methods.pfedsd import PFedSD
+from fedpurin.methods.stc import STC
+from fedpurin.methods.topk import TopK
 
 __all__ = [
+    "STC",
     "Ditto",
     "FedAvg",
     "FedBN",
     "FedCAC",
+    "FedPAQ",
     "FedPURIN",
     "FedPer",
     "FedProx",
@@ -27,4 +32,5 @@ __all__ = [
     "Method",
     "PFedSD",
     "Round",
+    "TopK",
 ]

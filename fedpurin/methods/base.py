@@ -33,7 +33,8 @@ class Round:
     """One round as a method sees it: what everybody knows, and this rank's own participants.
 
     `ids` are all participants, ascending; `num_train` their sample counts (the weights s_i), on every rank.
-    `clients` are those of them that live on this rank, ascending by id. `num_clients` counts the federation.
+    `clients` are those of them that live on this rank, ascending by id. `num_clients` counts the federation. `seed` is
+    the run's, for what a method draws at random (`seeding.torch_generator`).
     """
 
     number: int
@@ -41,6 +42,7 @@ class Round:
     ids: tuple[int, ...]
     num_train: Mapping[int, int]
     clients: Sequence[Client]
+    seed: int = 0
 
     @property
     def vectors(self) -> dict[int, Tensor]:

@@ -2,8 +2,9 @@
 
     python -m tests.exchange.fuzz [-runs=1000000] [-max_len=600]        (needs `pip install atheris`)
 
-The first byte of a case says how to take the rest: as it is; with a fitting checksum, since no fuzzer guesses one and
-everything behind it would stay untested; or as block table, values and index behind a header that fits them.
+The first byte of a case says with which code values are read (bits 3 and up), and how to take the rest: as it is; with
+a fitting checksum, since no fuzzer guesses one and everything behind it would stay untested; or as block table, values
+and index behind a header that fits them.
 Anything but a decoded message or `DecodeError` ends the run, and so does memory beyond `-rss_limit_mb`. Every 200,000
 cases it counts what they came to.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from fedpurin.exchange.wire import index_cpu
 from fedpurin.exchange.wire.checksum import Section, checksum, combine
+from fedpurin.exchange.wire.codes import Code, Stochastic, Ternary
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.wire.message import Message, Tally, decode, encode, read_values
@@ -28,6 +30,7 @@ from fedpurin.space import Layout, pack_mask, unpack_mask
 
 LAYOUT = Layout.from_sizes([40, 300])
 NUM_BLOCKS = 2
+CODES: tuple[Code | None, ...] = (None, Stochastic(8, 16), Stochastic(4, 16), Stochastic(1, 16), Ternary())
 
 
 def forge(data: Tensor, *changes: int) -> Tensor:
@@ -86,10 +89,10 @@ def with_header(sections: bytes) -> bytes:
     return bytes(seal(torch.frombuffer(bytearray(header.pack() + sections[1:]), dtype=torch.uint8)).tolist())
 
 
-def check(data: bytes, universe: Tensor | None) -> str:
+def check(data: bytes, universe: Tensor | None, code: Code | None = None) -> str:
     """Decode, and say what it came to; a message that passes must be consistent."""
     try:
-        message = decode(data, LAYOUT, universe)
+        message = decode(data, LAYOUT, universe, code)
     except DecodeError as error:
         return re.sub(r"b'.*'|0x[0-9a-f]+|\d+", "#", str(error))
     if message.mask is not None and message.values is not None:
@@ -112,6 +115,11 @@ def write_corpus(folder: Path, universe: Tensor) -> None:
             (1, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), values), LAYOUT)),
             (1, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), values.half()), LAYOUT)),
             (1, encode(Message(Kind.VALUES, 1, 2, None, values), LAYOUT)),
+            *(
+                (1 | number << 3, encode(Message(Kind.UPDATE, 1, 2, pack_mask(mask), code.encode(values)), LAYOUT))
+                for number, code in enumerate(CODES)
+                if code is not None
+            ),
             (3, encode(Message(Kind.REQUEST, 1, 2, pack_mask(own)), LAYOUT, universe)),
             (
                 3,
@@ -147,7 +155,7 @@ def main() -> None:
             body = with_header(body)
         elif how & 1 and len(body) >= HEADER_BYTES:
             body = bytes(seal(torch.frombuffer(bytearray(b"FP\x01" + body[3:]), dtype=torch.uint8)).tolist())
-        outcomes[check(body, every_third if how & 2 else None)] += 1
+        outcomes[check(body, every_third if how & 2 else None, CODES[(how >> 3) % len(CODES)])] += 1
         if outcomes.total() % 200_000 == 0:
             print(*(f"{times:9,}  {outcome}" for outcome, times in outcomes.most_common()), sep="\n", flush=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Peer:
     y: Tensor
     net: nn.Module
     second: nn.Module | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def parameters(net: nn.Module) -> Named:

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+METHODS = (
+    "ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk",
+)  # fmt: skip
+
 
 def run(folder: Path, *options: str) -> list[dict[str, Any]]:
     """The records of a small run of the command, without wall-clock columns."""
@@ -25,7 +29,9 @@ def run(folder: Path, *options: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ditto", "fedcac", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd"])
+@pytest.mark.parametrize(
+    "method", ["ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk"]
+)
 def test_two_processes_give_the_bits_of_one(tmp_path: Path, method: str) -> None:
     one = run(tmp_path / "one", f"method={method}")
     two = run(tmp_path / "two", f"method={method}", "trainer.devices=2")

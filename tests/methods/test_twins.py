@@ -12,7 +12,7 @@ import torch
 from fedpurin.federation import Federation
 from fedpurin.local.client import Client
 from fedpurin.seeding import numpy_generator
-from tests.methods import naive
+from tests.methods import naive, naive_sparse
 from tests.methods.tiny import CLIENTS, ROUNDS, TRAIN, Tiny, simulate
 
 Step = Callable[[list[naive.Peer], int], None]
@@ -29,10 +29,16 @@ TWINS: dict[str, Step] = {
     "ditto": naive.ditto,
     "pfedsd": naive.pfedsd,
     "fedrod": naive.fedrod,
+    "topk": naive_sparse.topk,
+    "stc": naive_sparse.stc,
+    "fedpaq": naive_sparse.fedpaq,
 }
 
 # Where the defaults differ too little from FedAvg to test a formula, or the horizon is too far.
-OPTIONS = {"fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"]}
+OPTIONS = {
+    "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
+    "topk": ["method.density=0.2"], "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
+}  # fmt: skip
 
 
 def peers_of(federation: Federation) -> dict[int, naive.Peer]:
@@ -51,6 +57,9 @@ def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> Non
     assert mine.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    if "error" in client.extra:
+        mine = federation.trainer.space.shared.extract(client.extra["error"])
+        torch.testing.assert_close(mine, peer.kept["error"], rtol=0, atol=1e-6)
     if "global" in client.extra:
         assert peer.second is not None
         for name, value in naive.parameters(peer.second).items():

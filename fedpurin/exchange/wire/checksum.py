@@ -62,7 +62,7 @@ def checksum(section: Section, piece: UInt8[Tensor, " bytes"], offset: int = 0) 
 def scan_values(values: Shaped[Tensor, " values"], offset: int) -> tuple[int, bool]:
     """The checksum of a piece of the value section, and whether all its values are finite; one pass over memory."""
     piece = values.view(torch.uint8)
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or values.dtype is torch.uint8:  # codes are always finite
         return checksum(Section.VALUES, piece, offset), bool(torch.isfinite(values).all())
     data, (exponent, carry, sign) = piece.numpy(), _EXPONENTS[values.dtype]
 

@@ -69,6 +69,8 @@ class ValueType(IntEnum):
     FLOAT32 = 1
     FLOAT16 = 2
     BFLOAT16 = 3
+    CODES = 4
+    """Bytes of a `Code` (`codes.py`); the header counts bytes."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,6 +90,7 @@ _DTYPES = {
     ValueType.FLOAT32: torch.float32,
     ValueType.FLOAT16: torch.float16,
     ValueType.BFLOAT16: torch.bfloat16,
+    ValueType.CODES: torch.uint8,
 }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedpurin.exchange.wire.blocks import EncodedIndex, grid_of
 from fedpurin.exchange.wire.checksum import Section, checksum, combine, scan_values
+from fedpurin.exchange.wire.codes import Code
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES, Encoding
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
@@ -31,7 +32,10 @@ COUNT_DTYPES = {1: torch.uint8, 2: torch.int16}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `mask` is None where both sides know the positions; `values` ascend by position."""
+    """One message. `mask` is None where both sides know the positions; `values` ascend by position.
+
+    Values that a `Code` wrote are its bytes (uint8) here; `decode` returns them as float32.
+    """
 
     kind: Kind
     client: int
@@ -178,6 +182,13 @@ def encode(
     Raises:
         ValueError: a value that is not finite, or as many of them as the mask does not have.
     """
+    return encode_counted(message, layout, universe)[0]
+
+
+def encode_counted(
+    message: Message, layout: Layout, universe: UInt8[Tensor, " length/8"] | None = None
+) -> tuple[UInt8[Tensor, " bytes"], Counter[str]]:
+    """The bytes of a message, and how many of them are what (`Tally.encoding_bytes`)."""
     tally, table, index = Tally(), None, None
     if message.mask is not None:
         grid = grid_of(layout)
@@ -187,9 +198,9 @@ def encode(
         table, index = encoded.table, encoded.index
     value_type, values = ValueType.NONE, None
     if message.values is not None:
-        value_type = ValueType[str(message.values.dtype).removeprefix("torch.").upper()]
+        value_type = _value_type_of(message.values)
         values = write_values(tally, message.values, value_type)
-        if table is not None and num_selected(table) != message.values.numel():
+        if table is not None and value_type is not ValueType.CODES and num_selected(table) != message.values.numel():
             raise ValueError(f"{message.values.numel()} values for a mask of {num_selected(table)} positions")
     counts, count_bytes = None, 1
     if message.counts is not None and message.counts.numel():
@@ -207,15 +218,24 @@ def encode(
     sections = [section for section in (table, values, index, counts) if section is not None]
     device = sections[0].device if sections else torch.device("cpu")
     opening = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-    return torch.cat([opening, *sections])
+    return torch.cat([opening, *sections]), tally.encoding_bytes
+
+
+def _value_type_of(values: Tensor) -> ValueType:
+    if values.dtype is torch.uint8:
+        return ValueType.CODES
+    return ValueType[str(values.dtype).removeprefix("torch.").upper()]
 
 
 def decode(
     data: bytes | UInt8[Tensor, " bytes"],
     layout: Layout,
     universe: UInt8[Tensor, " length/8"] | None = None,
+    code: Code | None = None,
 ) -> Message:
-    """The inverse of `encode`, on the device of `data` (CPU for `bytes`). Allocates nothing before the lengths match.
+    """The inverse of `encode`, on the device of `data` (CPU for `bytes`); `code` is what coded values were written with.
+
+    Allocates nothing before the lengths match.
 
     Raises:
         DecodeError: anything that `encode` did not write for this layout and universe; it names what is wrong.
@@ -230,6 +250,10 @@ def decode(
         raise DecodeError(f"speaks of {header.size} parameters; this layout has {layout.size}")
     if (header.value_type is ValueType.NONE) != (header.kind in WITHOUT_VALUES):
         raise DecodeError(f"{header.kind.name} with values of type {header.value_type.name}")
+    if header.value_type is ValueType.CODES and (code is None or not header.has_table):
+        raise DecodeError(
+            f"{header.kind.name} with coded values, {'without positions' if code else 'and no code is known'}"
+        )
     expected = header.message_bytes(grid.num_blocks)
     if buffer.numel() != expected:
         raise DecodeError(f"{buffer.numel()} bytes; its header announces {expected}")
@@ -250,7 +274,11 @@ def decode(
     if header.has_table:
         positions = grid.parameters(buffer.device) if universe is None else universe
         mask = decode_index(table, index, positions, grid.whole)
-        if values is not None and num_selected(table) != header.num_values:
+        if header.value_type is ValueType.CODES:
+            assert values is not None
+            assert code is not None, "refused above"
+            values = code.decode(values, num_selected(table))
+        elif values is not None and num_selected(table) != header.num_values:
             raise DecodeError(f"{header.num_values} values for a mask of {num_selected(table)} positions")
     return Message(
         kind=header.kind,

@@ -1,0 +1,33 @@
+"""Top-k with error feedback (Stich et al., NeurIPS 2018, arXiv 1809.07599, Algorithm 2), after local training.
+
+Shares every trainable parameter. The paper compresses single gradients, η∇f; here, as in every federated use of it,
+the update of a whole round takes their place. Sends the k entries of largest magnitude, k = ⌊density·n⌋ of all tensors
+together, as mask and values; the server answers with the mean, where it is not zero.
+    u_i = w_i − w + e_i        c_i = top_k(u_i)        e_i ← u_i − c_i        w ← w + Σ_i (s_i / Σ_k s_k) c_i
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpurin.exchange import Update
+from fedpurin.local.client import Client
+from fedpurin.methods.base import OPTIONS, Round
+from fedpurin.methods.compressed import Compressed, largest
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class TopK(Compressed):
+    """The plainest rival of every sparse method: fewest values, one model for everybody."""
+
+    keeps_error: ClassVar[bool] = True
+
+    density: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the parameters that a client sends."""
+
+    def compress(self, client: Client, update: Tensor, round: Round) -> Update:
+        return Update(update, largest(update, self.density, self._shared))
