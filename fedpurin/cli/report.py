@@ -93,7 +93,13 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     parts = sections(comparison)
     try:
         files = write_files(parts, out)
-        return write_page(comparison, parts, files, out / PAGE_MARK)
+        stills = {
+            item.key: files[f"figures/{item.key}.svg"]
+            for part in parts
+            for item in part.items
+            if isinstance(item, Figure)
+        }
+        return write_page(comparison, parts, files, stills, out / PAGE_MARK)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from None
 

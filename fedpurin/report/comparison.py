@@ -20,7 +20,7 @@ from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
 from fedpurin.report.read import Array, Run
 from fedpurin.report.relevance import DETAILS, relevant
-from fedpurin.report.style import Style, categorical, ordered
+from fedpurin.report.style import Style, categorical
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
 SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
@@ -278,7 +278,7 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
 
 
 def _styles(named: Sequence[Named]) -> dict[str, Style]:
-    """A look for each label. One method with one swept number gets a ramp; many labels leave all but the best grey."""
+    """A look for each label: a hue a method, a shade a level of it; many labels leave all but the best grey."""
     accuracy: dict[str, float] = {}
     owner: dict[str, str] = {}
     for runs, method, variants, _ in named:
@@ -286,21 +286,17 @@ def _styles(named: Sequence[Named]) -> dict[str, Style]:
         best = Spread.of(run.last("accuracy/personalized") for run in runs).mean
         accuracy[label] = max(accuracy.get(label, -math.inf), best if math.isfinite(best) else -math.inf)
         owner[label] = method
-    labels, methods = list(accuracy), list(dict.fromkeys(owner.values()))
-    others = [label for label in labels if owner[label] != "local"]
-    varying = {option for _, method, variants, _ in named if method != "local" for option in variants}
-    if len(varying) == 1 and len({owner[label] for label in others}) == 1 and len(others) <= MAX_DRAWN:
-        styles = {label: ordered(index, len(others)) for index, label in enumerate(others)}
-    else:
-        best_first = sorted(others, key=lambda label: -accuracy[label])
-        leaders = [
-            next(label for label in best_first if owner[label] == method) for method in methods if method != "local"
-        ]
-        shown = set([*leaders, *(label for label in best_first if label not in leaders)][: MAX_DRAWN - 1])
-        drawn = [label for label in others if label in shown]
-        styles = {label: categorical(index) for index, label in enumerate(drawn)}
-        styles |= {label: Style().silenced() for label in others if label not in shown}
-    return styles | {label: Style("muted", "dash", "x") for label in labels if owner[label] == "local"}
+    others = [label for label in accuracy if owner[label] != "local"]
+    methods = list(dict.fromkeys(owner[label] for label in others))
+    best_first = sorted(others, key=lambda label: -accuracy[label])
+    leaders = [next(label for label in best_first if owner[label] == method) for method in methods]
+    most = MAX_DRAWN - (len(others) < len(accuracy))
+    shown = set([*leaders, *(label for label in best_first if label not in leaders)][:most])
+    styles = {label: Style().silenced() for label in others if label not in shown}
+    for index, method in enumerate(methods):
+        levels = [label for label in others if owner[label] == method and label in shown]
+        styles |= {label: categorical(index, level, len(levels)) for level, label in enumerate(levels)}
+    return styles | {label: Style("muted", "dash", "x") for label in accuracy if owner[label] == "local"}
 
 
 def _select(options: Mapping[str, Any], setting: bool) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from fedpurin.report.style import LIGHT, Style
 PANEL_INCHES = (4.0, 2.9)
 SINGLE_INCHES = (7.2, 3.8)
 TITLE_CHARACTERS = 38  # as many as fit over a panel
+NAME_CHARACTERS = {"x": 18, "y": 26, "legend": 64}
+"""As much of a name as is written; longer ones would leave the panel no place."""
 HATCHES = {"dash": "////", "dot": "....", "dashdot": "xxxx"}
 DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2))}
 MARKERS = {
@@ -51,7 +53,9 @@ def draw_files(figure: Figure, *, dpi: int = 160) -> tuple[bytes, bytes]:
 def _draw(figure: Figure) -> Canvas:
     columns = min(len(figure.panels), figure.columns)
     rows = math.ceil(len(figure.panels) / columns)
-    entries = figure.legend_entries()
+    entries = [
+        (_short(label, NAME_CHARACTERS["legend"]), style, area) for label, style, area in figure.legend_entries()
+    ]
     width, height = SINGLE_INCHES if columns == 1 else (PANEL_INCHES[0] * columns, PANEL_INCHES[1])
     heights = [max(panel.rows for panel in figure.panels[row * columns : (row + 1) * columns]) for row in range(rows)]
     legend_height = 0.24 * math.ceil(len(entries) / _legend_columns(entries, width)) if entries else 0
@@ -73,7 +77,8 @@ def _legend_columns(entries: list[Any], width: float) -> int:
 
 
 def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
-    axis.set_title(textwrap.fill(panel.title, TITLE_CHARACTERS), loc="left")
+    lines = textwrap.wrap(panel.title, TITLE_CHARACTERS, max_lines=3, placeholder=" …")
+    axis.set_title("\n".join(lines), loc="left")
     _scale(axis, "x", panel.x, panel.every(panel.x))
     _scale(axis, "y", panel.y, panel.every(panel.y))
     stacked: dict[str, Any] = {}
@@ -95,8 +100,9 @@ def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
         getattr(axis, f"set_{which}scale")("log")
         ticks.set_minor_formatter(NullFormatter())
     if spec.categories:
-        rotation = 45 if which == "x" and sum(len(name) for name in spec.categories[::every]) > 40 else 0
-        ticks.set_ticks(range(0, len(spec.categories), every), spec.categories[::every], rotation=rotation)
+        names = [_short(name, NAME_CHARACTERS[which]) for name in spec.categories[::every]]
+        rotation = 45 if which == "x" and sum(map(len, names)) > 40 else 0
+        ticks.set_ticks(range(0, len(spec.categories), every), names, rotation=rotation)
         getattr(axis, f"set_{which}lim")(-0.6, len(spec.categories) - 0.4)
         if which == "y":
             axis.invert_yaxis()
@@ -115,6 +121,10 @@ def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
         ticks.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def _percent(value: float, _: object) -> str:
     return f"{100 * value:.6g}%"
 
@@ -126,7 +136,12 @@ def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: di
         case Points():
             _draw_points(mark, axis)
         case Level():
-            axis.axhline(mark.y, color=LIGHT[mark.style.colour], linestyle=DASHES[mark.style.dash], linewidth=1.2)
+            colour = LIGHT[mark.style.colour]
+            if mark.std > 0 and not mark.style.quiet:
+                axis.axhspan(
+                    mark.y - mark.std, mark.y + mark.std, color=colour, alpha=panel.band_percent / 200, linewidth=0
+                )
+            axis.axhline(mark.y, color=colour, linestyle=DASHES[mark.style.dash], linewidth=1.2)
         case Bars():
             left = stacked.get("end", np.zeros(len(mark.values)))
             axis.barh(range(len(mark.values)), mark.values, left=left, height=0.66, color=LIGHT[mark.style.colour],

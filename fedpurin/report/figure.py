@@ -5,6 +5,7 @@ Owns no looks (style.py) and no numbers' meaning (parts/). Each figure carries t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -67,11 +68,12 @@ class Points:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal reference across the panel."""
+    """A horizontal reference across the panel, with a band of ± `std` if that is a number."""
 
     label: str
     y: float
     style: Style
+    std: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ HOVER: dict[Kind, str] = {
     "points": "{%s:+.2f} pp", "bytes": "{%s:,.0f} B", "seconds": "{%s:.4~g} s",
 }  # fmt: skip
 MAX_UNIT_TICKS = 10
+LEVEL_POINTS = 24
 HEIGHT = 300  # pixels of a usual panel
 
 
@@ -45,7 +46,7 @@ def to_plotly(figure: Figure) -> list[dict[str, Any]]:
                 "yaxis": _axis(panel.y, panel, "y"),
                 "barmode": "stack",
                 "hovermode": "closest",
-                "shapes": [_rule(mark) for mark in panel.marks if isinstance(mark, Level)],
+                "shapes": [shape for mark in panel.marks if isinstance(mark, Level) for shape in _rule(mark, panel)],
             },
         }
         for panel in figure.panels
@@ -70,7 +71,7 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
             "showgrid": False,
         }
     elif not axis.log:
-        if axis.kind == "count" and _span(panel, which) <= MAX_UNIT_TICKS:
+        if axis.kind == "count" and _span(panel, axis, which) <= MAX_UNIT_TICKS:
             layout["dtick"] = 1  # left alone, plotly.js puts ticks between whole numbers
         if axis.low is not None or axis.high is not None:
             layout["range"] = [axis.low, axis.high]
@@ -81,15 +82,23 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     return layout
 
 
-def _span(panel: Panel, which: str) -> float:
-    values = np.concatenate([getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)] or [[]])
-    return float(np.nanmax(values) - np.nanmin(values)) if np.isfinite(values).any() else math.inf
+def _span(panel: Panel, axis: Axis, which: str) -> float:
+    """From end to end of an axis, by its data and where its ends are set."""
+    values = np.append(_values(panel, which), [end for end in (axis.low, axis.high) if end is not None])
+    return float(values.max() - values.min()) if len(values) else math.inf
+
+
+def _values(panel: Panel, which: str) -> Array:
+    """The finite places of lines and points on an axis."""
+    several = [getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)]
+    values: Array = np.concatenate([np.empty(0), *several])
+    return values[np.isfinite(values)]
 
 
 def _log_ticks(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     """Few round values with their unit: plotly.js leaves the unit out between decades."""
-    values = np.concatenate([getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)])
-    values = values[np.isfinite(values) & (values > 0)]
+    values = _values(panel, which)
+    values = values[values > 0]
     if not len(values):
         return {}
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
@@ -107,7 +116,7 @@ def _traces(mark: Mark, panel: Panel) -> list[dict[str, Any]]:
         case Points():
             return [_points(mark, panel)]
         case Level():
-            return []
+            return [_level(mark, panel)] if mark.label else []
         case Bars():
             return [
                 {
@@ -192,16 +201,51 @@ def _points(mark: Points, panel: Panel) -> dict[str, Any]:
     if len(mark.notes):
         trace |= {"customdata": list(mark.notes), "hovertemplate": "%{customdata}<extra></extra>"}
     else:
-        where = f"{_hover('x', panel.x)}<br>{_hover('y', panel.y)}"
+        errors = [
+            _plus_minus(float(error[0]), axis.kind) if error is not None and len(error) == 1 else ""
+            for error, axis in ((mark.x_error, panel.x), (mark.y_error, panel.y))
+        ]
+        where = f"{_hover('x', panel.x)}{errors[0]}<br>{_hover('y', panel.y)}{errors[1]}"
         trace["hovertemplate"] = f"<b>{_safe(mark.label)}</b><br>{where}<extra></extra>"
     return trace
 
 
-def _rule(mark: Level) -> dict[str, Any]:
-    return {
-        "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mark.y, "y1": mark.y, "name": mark.label,
-        "line": {"color": f"§{mark.style.colour}", "dash": mark.style.dash, "width": 1.5}, "layer": "below",
+def _rule(mark: Level, panel: Panel) -> list[dict[str, Any]]:
+    """The level from edge to edge, and its band."""
+    across = {"xref": "paper", "x0": 0, "x1": 1, "name": mark.label, "layer": "below"}
+    colour = f"§{mark.style.colour}"
+    rule = {
+        "type": "line", "y0": mark.y, "y1": mark.y,
+        "line": {"color": f"{colour}/45" if mark.style.quiet else colour, "dash": mark.style.dash, "width": 1.5},
     }  # fmt: skip
+    if not mark.std > 0 or mark.style.quiet:
+        return [across | rule]
+    band = {
+        "type": "rect", "y0": mark.y - mark.std, "y1": mark.y + mark.std,
+        "fillcolor": f"{colour}/{panel.band_percent // 2}", "line": {"width": 0},
+    }  # fmt: skip
+    return [across | band, across | rule]
+
+
+def _level(mark: Level, panel: Panel) -> dict[str, Any]:
+    """What hovering finds on a level, and what makes the axis reach it: plotly.js does neither for shapes."""
+    at = _values(panel, "x")
+    low, high = (float(at.min()), float(at.max())) if len(at) else (0.0, 1.0)
+    x = np.geomspace(low, high, LEVEL_POINTS) if panel.x.log and low > 0 else np.linspace(low, high, LEVEL_POINTS)
+    text = f"<b>{_safe(mark.label)}</b><br>{_hover('y', panel.y)}{_plus_minus(mark.std, panel.y.kind)}"
+    return {
+        "type": "scatter", "mode": "lines", "name": mark.label, "x": _numbers(x), "y": _numbers(np.full(len(x), mark.y)),
+        "line": {"color": f"§{mark.style.colour}", "width": 0}, "hovertemplate": f"{text}<extra></extra>",
+    }  # fmt: skip
+
+
+def _plus_minus(std: float, kind: Kind) -> str:
+    """A standard deviation as text behind its mean; that of a share in percentage points."""
+    if not std > 0:
+        return ""
+    if kind in ("share", "points"):
+        return f" ± {100 * std if kind == 'share' else std:.2f} pp"
+    return " ± " + {"bytes": f"{std:,.0f} B", "seconds": f"{std:.4g} s", "count": f"{std:,.1f}"}.get(kind, f"{std:.4g}")
 
 
 def _box(mark: Box, panel: Panel) -> dict[str, Any]:

@@ -19,6 +19,17 @@
     link.download = name.split("/").pop();
   }
 
+  for (const wide of document.querySelectorAll(".wide")) {
+    const scroll = wide.querySelector(".scroll");
+    const update = () => {
+      const beyond = scroll.scrollWidth - scroll.clientWidth;
+      wide.classList.toggle("scrolls", beyond > 1);
+      wide.classList.toggle("more", beyond - scroll.scrollLeft > 1);
+    };
+    scroll.addEventListener("scroll", update);
+    new ResizeObserver(update).observe(scroll);
+  }
+
   const script = document.createElement("script");
   script.textContent = await unpack("library");
   document.head.append(script);
@@ -51,10 +62,30 @@
       hoverlabel: { align: "left", bgcolor: theme.paper, bordercolor: theme.muted, font: { color: theme.ink } },
     };
   }
-  // On a phone long names of categories would leave no room for the figure: break them into lines.
-  function broken(axis) {
-    const text = axis.ticktext.map((name) => (name.length > 12 ? name.replace(/_/g, "_<br>").replace(/ /, "<br>") : name));
-    return { ...axis, ticktext: text, tickfont: { size: 10 } };
+  // Long names of categories would leave no room for the figure: break them into lines, upright below a narrow panel.
+  const plain = (text) => new DOMParser().parseFromString(text, "text/html").documentElement.textContent;
+  const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  function lines(text, length, most) {
+    const parts = [""];
+    for (const word of plain(text).split(/(?<=[\s_,-])/)) {
+      for (const piece of word.match(new RegExp(`[^]{1,${length}}`, "g")) ?? []) {
+        if ((parts.at(-1) + piece).trimEnd().length > length) parts.push("");
+        parts[parts.length - 1] += piece;
+      }
+    }
+    const kept = parts.slice(0, most).map((part) => part.trim());
+    if (parts.length > most) kept[most - 1] = kept[most - 1].slice(0, length - 1) + "…";
+    return kept.map(escaped).join("<br>");
+  }
+  function named(axis, isX, width) {
+    if (!axis.ticktext || !axis.tickvals.length || axis.type === "log") return axis;
+    const longest = Math.max(...axis.ticktext.map((name) => plain(name).length));
+    if (!isX) {
+      const [length, most] = width < 480 ? [14, 3] : [30, 2];
+      return { ...axis, ticktext: axis.ticktext.map((name) => lines(name, length, most)), tickfont: { size: width < 480 ? 10 : 12 } };
+    }
+    const upright = longest * axis.ticktext.length * 7 > width - 90;
+    return { ...axis, ticktext: axis.ticktext.map((name) => lines(name, upright ? 18 : 30, 1)), tickangle: upright ? -90 : 0, tickfont: { size: 11 } };
   }
   const config = { displayModeBar: false, responsive: true, scrollZoom: false };
 
@@ -68,7 +99,8 @@
     for (const [index, panel] of figures[key].entries()) {
       const { data, layout } = themed({ data: panel.data, layout: panel.layout }, theme);
       for (const trace of data) trace.visible = !hidden.has(trace.name);
-      if (plots[index].clientWidth < 480 && layout.yaxis.ticktext) layout.yaxis = broken(layout.yaxis);
+      const width = plots[index].clientWidth;
+      [layout.xaxis, layout.yaxis] = [named(layout.xaxis, true, width), named(layout.yaxis, false, width)];
       layout.shapes = layout.shapes.filter((shape) => !hidden.has(shape.name));
       await Plotly.react(plots[index], data, fill(layout, theme, panel.height), config);
     }

@@ -2,57 +2,91 @@
 
 The file holds the sections as HTML, each figure as an SVG (for print and where scripts are off), the same figures for
 plotly.js, the library itself, and the CSV and LaTeX files behind the links. What only scripts need is gzipped; the
-browser unpacks it. Nothing is loaded from anywhere. Looks are in page.css, behaviour in page.js.
+browser unpacks it. Nothing is loaded from anywhere. Structure is in page.html (Jinja2, which escapes what it is given),
+looks in page.css, behaviour in page.js.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
-import html
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from fedpurin.report.alt import seen
 from fedpurin.report.comparison import Comparison
 from fedpurin.report.facts import facts
-from fedpurin.report.figure import Figure, Remark, Section
+from fedpurin.report.figure import Figure, Section
 from fedpurin.report.interactive import to_plotly
 from fedpurin.report.read import Run, recorded_error
-from fedpurin.report.style import DARK, LIGHT, Style
+from fedpurin.report.style import DARK, LIGHT
 from fedpurin.report.table import Cell, Numbers, Table, format_share
 
 STROKES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}
+LINK_NAMES = {"csv": "Numbers (CSV)", "svg": "SVG", "png": "PNG", "pdf": "PDF", "tex": "LaTeX"}
 
 
-def write_page(comparison: Comparison, parts: Sequence[Section], files: Mapping[str, bytes], path: Path) -> Path:
-    """Write the page to `path`. `files` are the figures' and tables' files by relative path."""
+def write_page(
+    comparison: Comparison,
+    parts: Sequence[Section],
+    files: Mapping[str, bytes],
+    stills: Mapping[str, bytes],
+    path: Path,
+) -> Path:
+    """Write the page to `path`. `files` are the figures' and tables' files by relative path, `stills` SVGs by key."""
     figures = {item.key: to_plotly(item) for part in parts for item in part.items if isinstance(item, Figure)}
     attached = {name: content.decode() for name, content in files.items() if name.endswith((".csv", ".tex"))}
     data = json.dumps({"figures": figures, "files": attached, "themes": {"light": LIGHT, "dark": DARK}})
-    body = [_header(comparison), _problems(comparison), _contents(parts)]
-    body += [_section(number, part, files) for number, part in enumerate(parts, start=1)]
-    body.append(_runs(comparison))
     path.write_text(
-        "<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<meta name='color-scheme' content='light dark'><title>{_title(comparison)}</title>"
-        f"<style>{_theme_css()}{_asset('page.css')}</style></head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + f"\n</main>\n<script type='text/plain' id='library'>{_packed(_library())}</script>"
-        f"\n<script type='text/plain' id='data'>{_packed(data)}</script>"
-        f"\n<script>{_asset('page.js')}</script>\n</body>\n</html>\n"
+        _environment()
+        .from_string(_text("page.html"))
+        .render(
+            title=f"Personalised federated learning on {comparison.data}",
+            counts=_counts(comparison),
+            facts=facts(comparison),
+            problems=_problems(comparison),
+            parts=parts,
+            stills={key: base64.b64encode(still).decode() for key, still in stills.items()},
+            figure_kinds=[kind for kind in ("csv", "svg", "png", "pdf") if any(name.endswith(kind) for name in files)],
+            runs=_runs(comparison),
+            runs_summary=_runs_summary(comparison),
+            theme_css=Markup(_theme_css()),
+            library=_packed(_library()),
+            data=_packed(data),
+        )
     )
     return path
 
 
-def _header(comparison: Comparison) -> str:
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"asset": lambda name: Markup(_text(name)), "strokes": STROKES, "link_names": LINK_NAMES}
+    environment.filters |= {"seen": seen, "breakable": _breakable}
+    environment.tests |= {"figure": _is(Figure), "table": _is(Table)}
+    return environment
+
+
+def _is(kind: type) -> Any:
+    return lambda item: isinstance(item, kind)
+
+
+def _breakable(text: str) -> Markup:
+    """Text that may break behind an underscore."""
+    return Markup(str(escape(text)).replace("_", "_<wbr>"))
+
+
+def _counts(comparison: Comparison) -> list[str]:
     methods = list(dict.fromkeys(group.method for group in comparison.groups))
     seeds = {run.seed for run in comparison.runs}
     rounds = sorted({run.planned_rounds for run in comparison.runs})
-    counts = [
+    return [
         _plural(len(comparison.runs), "run"),
         _plural(len(methods), "method"),
         _plural(len(seeds), "seed"),
@@ -60,140 +94,37 @@ def _header(comparison: Comparison) -> str:
         *([f"{len(comparison.settings)} settings"] if len(comparison.settings) > 1 else []),
         f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
-    return (
-        f"<header><h1>{_title(comparison)}</h1><p class='facts'>{' · '.join(counts)}</p>{_setting(comparison)}</header>"
-    )
 
 
-def _setting(comparison: Comparison) -> str:
-    """What all runs had in common, and between what values the rest lay."""
-    rows = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts(comparison)
-    )
-    return f"<dl class='setting'>{rows}</dl>"
-
-
-def _title(comparison: Comparison) -> str:
-    return html.escape(f"Personalised federated learning on {comparison.data}")
-
-
-def _problems(comparison: Comparison) -> str:
-    """Folders that were skipped, and files of which not everything was used."""
+def _problems(comparison: Comparison) -> list[tuple[str, list[Any]]]:
+    """Folders that were skipped, and files of which not everything was used, under their headings."""
     if not comparison.problems:
-        return ""
+        return []
     skipped = [problem for problem in comparison.problems if problem.skipped]
     noted = [problem for problem in comparison.problems if not problem.skipped]
-    parts = []
-    for title, several in ((f"{_plural(len(skipped), 'folder')} skipped", skipped), ("Read in part", noted)):
-        if several:
-            lines = "".join(
-                f"<li><code>{html.escape(str(problem.path))}</code>: {html.escape(problem.what)}</li>"
-                for problem in several
-            )
-            parts.append(f"<h2>{title}</h2><ul>{lines}</ul>")
-    return f"<aside class='problems' role='note'>{''.join(parts)}</aside>"
+    return [(f"{_plural(len(skipped), 'folder')} skipped", skipped), ("Read in part", noted)]
 
 
-def _contents(parts: Sequence[Section]) -> str:
-    links = "".join(
-        f"<li><a href='#{part.key}'>{number}. {html.escape(part.title)}</a></li>"
-        for number, part in enumerate(parts, 1)
-    )
-    return f"<nav aria-label='Parts'><ul>{links}<li><a href='#runs'>Runs</a></li></ul></nav>"
-
-
-def _section(number: int, part: Section, files: Mapping[str, bytes]) -> str:
-    items = []
-    for item in part.items:
-        match item:
-            case Figure():
-                items.append(_figure(item, files))
-            case Table():
-                items.append(_table(item))
-            case Remark():
-                items.append(f"<p class='remark'>{html.escape(item.text)}</p>")
-    heading = f"<h2>{number}. {html.escape(part.title)}</h2><p class='about'>{html.escape(part.text)}</p>"
-    return f"<section id='{part.key}'>{heading}{''.join(items)}</section>"
-
-
-def _figure(figure: Figure, files: Mapping[str, bytes]) -> str:
-    base = f"figures/{figure.key}"
-    still = base64.b64encode(files[f"{base}.svg"]).decode()
-    legend = "".join(
-        f"<button type='button' aria-pressed='true' data-label='{html.escape(label, quote=True)}'>"
-        f"{_swatch(style, area)}{html.escape(label)}</button>"
-        for label, style, area in figure.legend_entries()
-    )
-    panels = "".join(
-        f"<div class='panel'>{_panel_title(panel.title)}<div class='plot'></div></div>" for panel in figure.panels
-    )
-    columns = min(len(figure.panels), figure.columns)
-    seen = html.escape(f"{figure.title}. {figure.caption}", quote=True)
-    return (
-        f"<figure id='{figure.key}'><h3>{html.escape(figure.title)}</h3>"
-        f"<div class='live' style='--columns: {columns}'>{panels}</div>"
-        + (f"<div class='legend'>{legend}</div>" if legend else "")
-        + f"<img class='still' alt='{seen}' src='data:image/svg+xml;base64,{still}'>"
-        f"<figcaption>{html.escape(figure.caption)} {_links(base, ('csv', 'svg', 'png'))}</figcaption></figure>"
-    )
-
-
-def _panel_title(title: str) -> str:
-    return f"<h4>{html.escape(title)}</h4>" if title else ""
-
-
-def _table(table: Table) -> str:
-    links = _links(f"tables/{table.key}", ("csv", "tex"))
-    caption = f"<figcaption>{html.escape(table.caption)} {links}</figcaption>"
-    return (
-        f"<figure id='{table.key}' class='table'><h3>{html.escape(table.title)}</h3>{table.to_html()}{caption}</figure>"
-    )
-
-
-def _links(base: str, kinds: Sequence[str]) -> str:
-    names = {"csv": "Numbers (CSV)", "svg": "SVG", "png": "PNG", "tex": "LaTeX"}
-    links = "".join(f"<a href='{base}.{kind}' data-kind='{kind}' download>{names[kind]}</a>" for kind in kinds)
-    return f"<span class='links'>{links}</span>"
-
-
-def _swatch(style: Style, area: bool) -> str:
-    colour = f"var(--{style.colour})"
-    line = f"stroke='{colour}' stroke-width='2.5' stroke-dasharray='{STROKES[style.dash]}'"
-    shape = (
-        f"<rect x='4' y='2' width='16' height='10' rx='2' fill='{colour}'/>"
-        if area
-        else f"<line x1='1' x2='23' y1='7' y2='7' {line}/>"
-    )
-    return f"<svg width='24' height='14' aria-hidden='true'>{shape}</svg>"
-
-
-def _runs(comparison: Comparison) -> str:
+def _runs(comparison: Comparison) -> Table:
     """Every run that was read: where it lies, what it is, and whether it counts."""
-    label = {run: (group.full_label, "") for group in comparison.groups for run in group.runs}
+    label = {run: group.full_label for group in comparison.groups for run in group.runs}
     rows = []
     for run in comparison.runs:
-        name, _ = label.get(run, (run.method, ""))
-        rows.append(
-            [Cell(str(run.path)), Cell(name), Cell(str(run.seed)), *_run_cells(run, comparison.not_counted.get(run))]
-        )
-    header = ("Folder", "Group", "Seed", "Rounds", "Accuracy (%)", "Counts")
-    table = Table("runs", "Runs", "", header, [("", rows)], Numbers((), ()), num_text_columns=2)
+        counts = (comparison.not_counted.get(run) or "yes") + recorded_error(run.path)
+        texts = [str(run.path), label.get(run, run.method), counts, str(run.seed), _rounds(run)]
+        rows.append([Cell(text) for text in (*texts, format_share(run.last("accuracy/personalized")))])
+    header = ("Folder", "Group", "Counts", "Seed", "Rounds", "Accuracy (%)")
+    return Table("runs", "Runs", "", header, [("", rows)], Numbers((), ()), num_text_columns=3)
+
+
+def _runs_summary(comparison: Comparison) -> str:
     left_out = len(comparison.not_counted)
-    note = f", {left_out} of them not counted" if left_out else ""
-    return (
-        f"<section id='runs'><h2>Runs</h2><details><summary>{_plural(len(rows), 'run')}{note}</summary>"
-        f"{table.to_html()}</details></section>"
-    )
+    return _plural(len(comparison.runs), "run") + (f", {left_out} of them not counted" if left_out else "")
 
 
-def _run_cells(run: Run, why_not: str | None) -> list[Cell]:
+def _rounds(run: Run) -> str:
     done = int(run.rounds[-1]) + 1
-    rounds = str(done) if done >= run.planned_rounds else f"{done} of {run.planned_rounds}"
-    return [
-        Cell(rounds),
-        Cell(format_share(run.last("accuracy/personalized"))),
-        Cell((why_not or "yes") + recorded_error(run.path)),
-    ]
+    return str(done) if done >= run.planned_rounds else f"{done} of {run.planned_rounds}"
 
 
 def _plural(count: int, noun: str) -> str:
@@ -207,7 +138,7 @@ def _theme_css() -> str:
     return f":root{{{rules(LIGHT)}}}@media screen and (prefers-color-scheme: dark){{:root{{{rules(DARK)}}}}}"
 
 
-def _asset(name: str) -> str:
+def _text(name: str) -> str:
     return (resources.files(__package__) / name).read_text()
 
 

@@ -1,4 +1,4 @@
-"""Numbers behind a figure, and tables for readers: to CSV, LaTeX and HTML.
+"""Numbers behind a figure, and tables for readers: to CSV and LaTeX (HTML: page.html).
 
 `Numbers` are plain values under named columns. A `Table` is what a reader sees, formatted, with the best in bold,
 and carries the numbers that it was made from.
@@ -7,11 +7,11 @@ and carries the numbers that it was made from.
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 LATEX = {
@@ -59,6 +59,13 @@ class Table:
     numbers: Numbers
     num_text_columns: int = 1
     """Columns from the left that hold names and are set flush left."""
+    header_groups: Sequence[tuple[str, int]] = ()
+    """Headings over the header, each with the number of columns that it spans; '' spans one that has none."""
+
+    def head_spans(self) -> list[tuple[str, int, int]]:
+        """Each heading of `header_groups` with its first column and its number of columns."""
+        starts = accumulate((span for _, span in self.header_groups), initial=0)
+        return [(name, start, span) for (name, span), start in zip(self.header_groups, starts, strict=False)]
 
     def to_latex(self) -> str:
         """A `table` environment; needs \\usepackage{booktabs}."""
@@ -69,6 +76,10 @@ class Table:
             f"  \\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}",
         ]
         lines += [f"  \\label{{tab:{self.key}}}", f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule"]
+        if self.header_groups:
+            over = [f"\\multicolumn{{{span}}}{{c}}{{{escape_latex(name)}}}" for name, span in self.header_groups]
+            rules = [f"\\cmidrule(lr){{{at + 1}-{at + span}}}" for name, at, span in self.head_spans() if name]
+            lines += [f"    {' & '.join(over)} \\\\", f"    {' '.join(rules)}"]
         lines.append(f"    {' & '.join(escape_latex(name) for name in self.header)} \\\\")
         for heading, rows in self.blocks:
             lines.append(r"    \midrule")
@@ -77,26 +88,6 @@ class Table:
             for row in rows:
                 lines.append(f"    {' & '.join(_latex_cell(cell) for cell in row)} \\\\")
         return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
-
-    def to_html(self) -> str:
-        """A `<table>`; wide ones scroll inside their box."""
-        head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in self.header)
-        body = []
-        for heading, rows in self.blocks:
-            if heading:
-                across = f"<th scope='rowgroup' colspan='{len(self.header)}'>{html.escape(heading)}</th>"
-                body.append(f"<tr class='block'>{across}</tr>")
-            body += [
-                f"<tr>{''.join(self._html_cell(column, cell) for column, cell in enumerate(row))}</tr>" for row in rows
-            ]
-        return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-
-    def _html_cell(self, column: int, cell: Cell) -> str:
-        text = html.escape(cell.text).replace("_", "_<wbr>")
-        text = f"<strong>{text}</strong>" if cell.is_best else text
-        if column == 0:
-            return f"<th scope='row'>{text}</th>"
-        return f"<td class='text'>{text}</td>" if column < self.num_text_columns else f"<td>{text}</td>"
 
 
 def escape_latex(text: str) -> str:

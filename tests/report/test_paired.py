@@ -11,7 +11,7 @@ from fedpurin.cli.report import main, read_runs
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import compare
 from fedpurin.report.paired import bootstrap
-from fedpurin.report.parts.overview import accuracy_within, comparison_table
+from fedpurin.report.parts.overview import accuracy_within, common_budget, comparison_table, measures
 from fedpurin.report.read import read_run
 from fedpurin.report.table import format_in, unit_of
 from tests.report.synthetic import Spec, write_run
@@ -43,8 +43,10 @@ def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
         told_apart = row["to_best_high"] < 0 or row["to_best_low"] > 0
         assert rows[label][2].is_best == (not told_apart), label
     assert sum(cells[3].text == "best" for cells in rows.values()) == 1
-    assert table.header[2:4] == ("Personalised, final (%)", "To the best (pp)")
-    assert "Sparse, final: FedPURIN's figure in its paper (%)" in table.header
+    assert table.header[2:4] == ("Final", "To the best (pp)")
+    assert table.header_groups[:3] == [("", 1), ("", 1), ("Personalised accuracy (%)", 4)]
+    assert not any(cell.is_best for cells in rows.values() for cell in cells[3:])  # only what was tested is judged
+    assert "Sparse (%)" in table.header
     assert {"Up (MB)", "Down (MB)"} < set(table.header)
 
 
@@ -56,6 +58,16 @@ def test_accuracy_at_a_number_of_bytes_is_that_of_the_last_round_paid_for(tmp_pa
     assert np.isnan(accuracy_within(run, 7.9e6))
     alone = read_run(write_run(tmp_path / "alone", Spec("local", rounds=4, clients=2)))
     assert accuracy_within(alone, 1.0) == alone.last("accuracy/personalized")
+
+
+def test_the_default_number_of_bytes_leaves_no_method_without_a_value(tmp_path: Path) -> None:
+    write_run(tmp_path / "dense", Spec("fedavg", rounds=20, clients=2))  # 8 MB a client and round
+    write_run(tmp_path / "sparse", Spec("fedpurin", rounds=20, clients=2, options={"program.tau": 0.01}))
+    comparison = compare(read_runs([tmp_path])[0])
+    assert common_budget(comparison) == 16e6  # a tenth of the dense one's rounds: the sparse one spends less in all
+    at_bytes = next(measure for measure in measures(comparison) if measure.name == "accuracy_at_bytes")
+    assert at_bytes.title == "At 16 MB"
+    assert all(np.isfinite(group.spread(at_bytes.of).mean) for group in comparison.groups)
 
 
 def test_a_column_of_bytes_has_one_unit() -> None:

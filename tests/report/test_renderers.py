@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.cbook import boxplot_stats
 
-from fedpurin.report.figure import Axis, Box, Figure, Panel
+from fedpurin.report.draw import draw_files
+from fedpurin.report.figure import Axis, Box, Figure, Level, Line, Panel
 from fedpurin.report.interactive import to_plotly
-from fedpurin.report.style import DARK, LIGHT, Style
+from fedpurin.report.style import DARK, LIGHT, Style, categorical, contrast
 from fedpurin.report.table import Numbers
 
 
@@ -39,12 +40,39 @@ def test_neighbouring_ticks_of_shares_read_differently() -> None:
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 @pytest.mark.parametrize("name", ["ink", "muted", "c0"])
 def test_text_stands_out_from_the_paper(theme: dict[str, str], name: str) -> None:
-    """WCAG's contrast ratio of everything that is written: text, captions, links and bold."""
+    assert contrast(theme[name], theme["paper"]) >= 4.5  # text, captions, links and bold
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    low, high = sorted((luminance(theme[name]), luminance(theme["paper"])))
-    assert (high + 0.05) / (low + 0.05) >= 4.5
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_levels_are_shades_of_one_hue_that_stand_out_from_the_paper(theme: dict[str, str]) -> None:
+    assert contrast("#000000", "#ffffff") == 21
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+    for hue in range(6):
+        ratios = [contrast(theme[f"c{hue}s{step}"], theme["paper"]) for step in range(9)]
+        assert ratios == sorted(ratios)
+        assert ratios[0] >= 3
+        assert ratios[-1] >= 12
+    assert [categorical(1, level, 3).colour for level in range(3)] == ["c1s0", "c1s4", "c1s8"]
+    assert (categorical(7).colour, categorical(7).dash) == ("c1", "dash")
+
+
+def test_a_level_has_a_band_and_its_spread_in_the_hover() -> None:
+    line = Line("m", np.array([1.0, 9.0]), np.array([0.5, 0.75]), Style("c0"))
+    marks = [line, Level("alone", 0.25, Style("c1"), std=0.125)]
+    panel = Panel(Axis("Round", "count"), Axis("Accuracy", "share"), marks)
+    (drawn,) = to_plotly(Figure("k", "t", "c", [panel], Numbers((), ())))
+    band, rule = drawn["layout"]["shapes"]
+    assert (band["type"], band["y0"], band["y1"], rule["y0"]) == ("rect", 0.125, 0.375, 0.25)
+    trace = drawn["data"][-1]
+    assert (trace["x"][0], trace["x"][-1], set(trace["y"])) == (1, 9, {0.25})
+    assert trace["hovertemplate"] == "<b>alone</b><br>Accuracy %{y:.2%} ± 12.50 pp<extra></extra>"
+
+
+def test_long_names_leave_the_files_a_figure(recwarn: pytest.WarningsRecorder) -> None:
+    """matplotlib gave up on a layout whose labels left the axes no place, with a warning to the user."""
+    names = tuple(f"{index} " + "a very long name " * 8 for index in range(3))
+    box = Box(names[0], 0, np.array([0.1, 0.2]), Style("c0"))
+    panel = Panel(Axis("a", "share"), Axis("", categories=names), [box], names[1] * 3)
+    png, svg = draw_files(Figure("k", "t", "c", [panel] * 2, Numbers((), ())))
+    assert (png[:4], svg[:5]) == (b"\x89PNG", b"<?xml")
+    assert not [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpurin.report.comparison import Comparison, Curve, Group
+from fedpurin.report.comparison import Comparison, Curve, Group, Spread
 from fedpurin.report.figure import Axis, Figure, Level, Line, Mark, Panel, Points, Remark, Section
 from fedpurin.report.parts.overview import (
     ACCURACY,
@@ -77,7 +77,7 @@ def accuracy_by_bytes(comparison: Comparison) -> Figure:
             if len(sent) and sent[-1] > 0:
                 marks.append(_line(group, np.where(sent > 0, sent, math.nan), curve))
             elif len(curve.mean):
-                marks.append(reference(group, float(curve.mean[-1])))
+                marks.append(reference(group, group.spread(final_accuracy)))
         axis = Axis("Bytes so far, a client", "bytes", log=_spans_decades(marks))
         panels.append(Panel(axis, ACCURACY_AXIS, quiet_first(marks), setting))
     return Figure(
@@ -103,7 +103,7 @@ def pareto(comparison: Comparison) -> Figure:
             if not math.isfinite(accuracy.mean):
                 continue
             if not traffic.mean > 0:
-                marks.append(reference(group, accuracy.mean))
+                marks.append(reference(group, accuracy))
                 points.append((0.0, accuracy.mean))
                 continue
             points.append((traffic.mean, accuracy.mean))
@@ -143,9 +143,9 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
-def reference(group: Group, y: float) -> Level:
+def reference(group: Group, spread: Spread) -> Level:
     """A group that has no place on the x axis, as a level across the panel."""
-    return Level(group.label, y, group.style)
+    return Level(group.label, spread.mean, group.style, spread.std)
 
 
 def quiet_first(marks: list[Any]) -> list[Any]:

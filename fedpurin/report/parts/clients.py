@@ -124,7 +124,7 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
             )
     if not panels:
         return [Remark("Who gained and who lost needs runs of method=local with the same seeds and setting.")]
-    header = ("Method", "Gained", "Lost", "Same", "Mean (pp)", "Worst (pp)", "Median (pp)", "Best (pp)")
+    header = ("Method", "Gained", "Lost", "Same", "Mean", "Worst", "Median", "Best")
     return [
         Figure(
             "gains",
@@ -137,10 +137,11 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
         Table(
             "gains_summary",
             "Clients that gained and lost against training alone",
-            "Clients by sign of final accuracy minus accuracy under local, seeds together; pp: percentage points.",
+            "Clients by sign of final accuracy minus accuracy under local, seeds together.",
             header,
             blocks,
             Numbers(("setting", "label", "gained", "lost", "same", "mean", "worst", "median", "best"), summary),
+            header_groups=(("", 1), ("Clients", 3), ("Gain (percentage points)", 4)),
         ),
     ]
 

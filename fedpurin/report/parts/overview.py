@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -64,14 +65,17 @@ def bytes_so_far(run: Run) -> Array:
     return np.cumsum(both) / max(len(run.client_ids), 1)
 
 
+PERSONALISED, TRAFFIC = "Personalised accuracy (%)", "Bytes a client and round"
+
+
 @dataclass(frozen=True)
 class Measure:
-    """A column: how it is measured on a run, its head for readers, and whether more is better."""
+    """A column: how it is measured on a run, its head for readers, and the heading over it."""
 
     name: str
     title: str
     of: Callable[[Run], float]
-    more_is_better: bool
+    group: str = ""
     digits: int = 2
     """Of a share in percent."""
     is_bytes: bool = False
@@ -96,27 +100,24 @@ def section(comparison: Comparison) -> Section:
 
 def measures(comparison: Comparison) -> list[Measure]:
     """The columns that these runs can fill."""
-    budget = comparison.at_bytes or _common_budget(comparison)
-    chosen = [Measure("accuracy_final", "Personalised, final (%)", final_accuracy, True, is_accuracy=True)]
+    budget = comparison.at_bytes or common_budget(comparison)
+    chosen = [Measure("accuracy_final", "Final", final_accuracy, PERSONALISED, is_accuracy=True)]
     if budget > 0:
-        head = f"Personalised at {format_bytes(budget)} a client (%)"
-        chosen.append(
-            Measure("accuracy_at_bytes", head, lambda run: accuracy_within(run, budget), True, is_accuracy=True)
-        )
+        within = Measure("accuracy_at_bytes", f"At {format_bytes(budget)}", lambda run: accuracy_within(run, budget))
+        chosen.append(replace(within, group=PERSONALISED, is_accuracy=True))
+    chosen.append(Measure("accuracy_best", "Best round", best_accuracy, PERSONALISED, is_accuracy=True))
     if any(group.has("accuracy/sparse") for group in comparison.groups):
-        head = "Sparse, final: FedPURIN's figure in its paper (%)"
-        chosen.append(Measure("accuracy_sparse", head, sparse_accuracy, True, is_accuracy=True))
+        chosen.append(Measure("accuracy_sparse", "Sparse (%)", sparse_accuracy, is_accuracy=True))
     return [
         *chosen,
-        Measure("accuracy_best", "Personalised, best round (%)", best_accuracy, True, is_accuracy=True),
-        Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), False, is_bytes=True),
-        Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), False, is_bytes=True),
-        Measure("reduction", "Reduction (%)", reduction, True, digits=1),
+        Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), TRAFFIC, is_bytes=True),
+        Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), TRAFFIC, is_bytes=True),
+        Measure("reduction", "Reduction (%)", reduction, TRAFFIC, digits=1),
     ]
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row a group, settings as blocks, the best of each column and setting in bold."""
+    """One row a group, settings as blocks, the best final accuracy of each in bold."""
     columns = measures(comparison)
     every = {group: {measure.name: group.spread(measure.of) for measure in columns} for group in comparison.groups}
     units = {
@@ -125,21 +126,13 @@ def comparison_table(comparison: Comparison) -> Table:
     }
     blocks, rows = [], []
     for setting, groups in comparison.by_setting.items():
-        spreads = [every[group] for group in groups]
-        best = {
-            measure.name: _best(measure, [spread[measure.name] for spread in spreads], units[measure.name])
-            for measure in columns
-        }
         behind = _behind(groups)
         cells = []
-        for group, spread in zip(groups, spreads, strict=True):
+        for group in groups:
+            spread = every[group]
             written = [measure.write(spread[measure.name], units[measure.name]) for measure in columns]
-            bold = [
-                text != "–"
-                and (text == best[measure.name] if measure.name != "accuracy_final" else _is_best(behind[group]))
-                for measure, text in zip(columns, written, strict=True)
-            ]
-            line = [Cell(text, is_best) for text, is_best in zip(written, bold, strict=True)]
+            line = [Cell(text) for text in written]
+            line[0] = Cell(written[0], len(groups) > 1 and written[0] != "–" and _is_best(behind[group]))
             line.insert(1, Cell(_interval(behind[group])))
             cells.append([Cell(group.label + ("" if group.is_complete else " †")), Cell(str(len(group.runs))), *line])
             figures = [value for measure in columns for value in (spread[measure.name].mean, spread[measure.name].std)]
@@ -151,23 +144,52 @@ def comparison_table(comparison: Comparison) -> Table:
     against_best = ("to_best_mean", "to_best_low", "to_best_high")
     stopped = any(not group.is_complete for group in comparison.groups)
     caption = (
-        "Final accuracy is bold for the highest mean and for every method whose difference to it (percentage points, "
-        "95 % bootstrap interval over seeds and clients, paired) is not told from zero; other columns: the best value "
-        "(bytes: of the methods that send any). Up and down are bytes a client and round, as encoded; the reduction is "
-        "against dense exchange of the same parameters. At a number of bytes: the last round that a client could pay "
-        "for, up and down. Sparse is the model as sent, which FedPURIN's paper reports. The best round is picked on "
-        "the test data: read it as an upper end." + (" † stopped before its last round." if stopped else "")
+        "Bold is the highest final mean and every one whose difference to it (To the best: percentage points, paired, "
+        "95 % bootstrap interval over seeds and clients) is not told from zero; no other column is judged. Up and down "
+        "are as encoded; the reduction is against dense exchange of the same parameters. At a number of bytes: the "
+        "last round that a client could pay for, up and down. Best round: picked on the test data, read it as an upper "
+        "end. Sparse is the final model as sent, which FedPURIN's paper reports."
+        + (" † stopped before its last round." if stopped else "")
     )
     titles = [measure.title + (f" ({units[measure.name][0]})" if measure.is_bytes else "") for measure in columns]
     header = ("Method", "Seeds", titles[0], "To the best (pp)", *titles[1:])
+    over = ["", "", columns[0].group, columns[0].group, *(measure.group for measure in columns[1:])]
     numbers = Numbers(("setting", "method", "label", "seeds", "complete", *figures_of, *against_best), rows)
-    return Table("comparison", f"Methods on {comparison.data}", caption, header, blocks, numbers)
+    return Table(
+        "comparison",
+        f"Methods on {comparison.data}",
+        caption,
+        header,
+        blocks,
+        numbers,
+        header_groups=[
+            (name, span)
+            for name, several in groupby(over)
+            for span in ([len(list(several))] if name else [1] * len(list(several)))
+        ],
+    )
 
 
-def _common_budget(comparison: Comparison) -> float:
-    """What the thriftiest sending group spends in all: every method that can has a figure there."""
-    spent = [group.spread(lambda run: float(bytes_so_far(run)[-1])).mean for group in comparison.groups]
-    return min((value for value in spent if value > 0), default=0.0)
+def common_budget(comparison: Comparison) -> float:
+    """The default number of bytes: what the thriftiest sending group spends in all, if all others can afford a tenth
+    of their evaluated rounds by then, else what these cost the dearest group; so that each has a value."""
+    sending = [group for group in comparison.groups if group.spread(_spent).mean > 0]
+    if not sending:
+        return 0.0
+    return max(
+        min(group.spread(_spent).mean for group in sending),
+        *(float(_tenth(run)) for group in sending for run in group.runs),
+    )
+
+
+def _spent(run: Run) -> float:
+    return float(bytes_so_far(run)[-1])
+
+
+def _tenth(run: Run) -> float:
+    """Bytes of a client up to a tenth of the evaluated rounds, at least one."""
+    evaluated = np.flatnonzero(np.isfinite(run.metrics.get(ACCURACY, np.empty(0))))
+    return float(bytes_so_far(run)[evaluated[math.ceil(len(evaluated) / 10) - 1]]) if len(evaluated) else 0.0
 
 
 def _behind(groups: Sequence[Group]) -> dict[Group, Interval | None]:
@@ -192,17 +214,6 @@ def _interval(behind: Interval | None) -> str:
         return "–"
     mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (behind.mean, behind.low, behind.high))
     return f"{mean} [{low}, {high}]"
-
-
-def _best(measure: Measure, spreads: Sequence[Spread], unit: tuple[str, float]) -> str:
-    """The best value as it is written, so that what looks equal is bold together; '' if nothing competes."""
-    competing = [
-        spread for spread in spreads if math.isfinite(spread.mean) and (measure.more_is_better or spread.mean > 0)
-    ]
-    if len(spreads) < 2 or not competing:
-        return ""
-    pick = max if measure.more_is_better else min
-    return measure.write(pick(competing, key=lambda spread: spread.mean), unit)
 
 
 def label_columns(group: Group) -> list[str]:

@@ -24,7 +24,7 @@ from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark
 from fedpurin.report.parts.accuracy import ACCURACY_AXIS, both_ways, quiet_first, reference
 from fedpurin.report.parts.overview import final_accuracy
 from fedpurin.report.read import Run
-from fedpurin.report.style import NUM_STYLES, Style, categorical
+from fedpurin.report.style import Style, categorical
 from fedpurin.report.table import Numbers
 
 MAX_SETTINGS = 3
@@ -70,7 +70,7 @@ def by_option(comparison: Comparison, x: str) -> Figure:
     panels = []
     for title, members in _settings_beside(comparison, x).items():
         series, without = _series(comparison, x, members)
-        styles = _styles(series, without)
+        styles = _styles(comparison, series)
         for name, measured, kind, measure in MEASURES:
             marks: list[Mark] = []
             for label, groups in series.items():
@@ -87,7 +87,7 @@ def by_option(comparison: Comparison, x: str) -> Figure:
                 spread = group.spread(measure)
                 rows.append([title, name, group.label, None, spread.mean, spread.std, spread.count])
                 if math.isfinite(spread.mean) and (name == "accuracy" or spread.mean > 0):
-                    marks.append(reference(group, spread.mean))
+                    marks.append(reference(group, spread))
             if any(isinstance(mark, Line) for mark in marks):
                 panels.append(Panel(_x_axis(x, values, numeric), Axis(measured, kind), quiet_first(marks), title))
     return Figure(
@@ -105,7 +105,7 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
     panels = []
     for title, members in _settings_beside(comparison, x).items():
         series, without = _series(comparison, x, members)
-        styles = _styles(series, without)
+        styles = _styles(comparison, series)
         for name, measured, kind, measure in MEASURES[1:]:
             marks: list[Mark] = []
             for label, groups in series.items():
@@ -118,7 +118,7 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
                 if sum(spread.mean > 0 for spread in cost) > 1:
                     marks.append(_line(label, [spread.mean for spread in cost], gain, styles[label], notes))
             marks += [
-                reference(group, spread.mean)
+                reference(group, spread)
                 for group in without
                 if math.isfinite((spread := group.spread(final_accuracy)).mean) and marks
             ]
@@ -166,15 +166,18 @@ def _series(comparison: Comparison, x: str, members: list[Group]) -> tuple[dict[
     }, without
 
 
-def _styles(series: dict[str, list[Group]], without: list[Group]) -> dict[str, Style]:
-    """Looks for series: that of a group of theirs where other figures show it in its own colour, or a fresh one."""
-    styles = {}
+def _styles(comparison: Comparison, series: dict[str, list[Group]]) -> dict[str, Style]:
+    """A series has its method's hue, as in other figures; several of one method are shades of it."""
+    methods = [method for method in comparison.values("method") if method != "local"]
+    owners: dict[str, list[str]] = defaultdict(list)
     for label, groups in series.items():
-        own = [group.style for group in groups if group.drawn and not group.style.colour.startswith("r")]
-        styles[label] = own[-1] if own else None
-    taken = {style for style in styles.values() if style} | {group.style for group in without}
-    fresh = (style for index in range(NUM_STYLES) if (style := categorical(index)) not in taken)
-    return {label: style or next(fresh) for label, style in styles.items()}
+        owners[groups[0].method].append(label)
+    styles = {}
+    for method, labels in owners.items():
+        for level, label in enumerate(labels):
+            index = methods.index(method) if method in methods else len(methods)
+            styles[label] = categorical(index, level, len(labels))
+    return styles
 
 
 def _value(group: Group, x: str) -> Any:
