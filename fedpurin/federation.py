@@ -166,7 +166,7 @@ class Federation:
             shared = self.trainer.space.shared.length
             sparse[:shared] *= unpack_mask(client.mask)
             return sparse
-        return self.method.merged(client) if variant == "merged" else client.vector
+        return self.method.merged(client) if variant == "merged" else self.method.personalized(client)
 
     def _record(
         self, round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float

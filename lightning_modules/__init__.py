@@ -1,8 +1,9 @@
 """What clients train: Lightning modules, plain and with the client-side losses of personalised methods."""
 
 from lightning_modules.classifier import ImageClassifier
+from lightning_modules.corrected import Corrected
 from lightning_modules.distilling import Distilling
 from lightning_modules.proximal import Proximal
 from lightning_modules.two_headed import TwoHeaded
 
-__all__ = ["Distilling", "ImageClassifier", "Proximal", "TwoHeaded"]
+__all__ = ["Corrected", "Distilling", "ImageClassifier", "Proximal", "TwoHeaded"]

@@ -25,7 +25,8 @@ class Client:
     `vector` is the client's personalised model in the order of the parameter space; `buffers` are its running
     statistics; `class_counts` are its training samples by class, where labels are classes; `mask` is the packed
     critical-parameter mask of its last fit; `extra` holds vectors that a method keeps per client (Ditto's second
-    model, pFedSD's teacher); `metrics` are its latest measured values.
+    model, pFedSD's teacher); `metrics` are its latest measured values; `reach` is how far its last fit that was to
+    measure it would have come with gradients of one (`reach.py`).
     """
 
     id: int
@@ -37,6 +38,7 @@ class Client:
     extra: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     class_counts: Int64[Tensor, " classes"] | None = None
+    reach: float = 0.0
 
     @property
     def num_train(self) -> int:
@@ -57,7 +59,7 @@ class Client:
         """Store a fitted model where the fit wants it, and the running statistics that the client's own model moved."""
         for name in fit.keep:
             self.store(name, vector)
-        if fit.start == MODEL:
+        if fit.start == MODEL and MODEL in fit.keep:
             for name, buffer in self.buffers.items():
                 buffer.copy_(buffers[name])
 

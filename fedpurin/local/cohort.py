@@ -65,7 +65,9 @@ class CohortExecutor(SerialExecutor):
         """What clients must have in common to be fitted together."""
         trained = tuple(fit.trains is None or fit.trains(segment) for segment in self.trainer.space.layout)
         values = tuple((name, None if isinstance(value, Tensor) else value) for name, value in fit.values.items())
-        return (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, trained, tuple(fit.models), values)
+        is_masked = fit.update_mask is not None
+        said = (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, fit.measures_reach, is_masked)
+        return (*said, trained, tuple(fit.models), values)
 
     def fit_stack(self, members: Sequence[tuple[Client, LocalFit]], round: int) -> list[FitResult]:
         """One fit of each of these clients, which `_shape_of` says are alike."""
@@ -81,6 +83,9 @@ class CohortExecutor(SerialExecutor):
         vectors = torch.stack([c.vector_named(first.start) for c in clients])
         buffers = {name: torch.stack([c.buffers[name] for c in clients]) for name in clients[0].buffers}
         context = _Contexts.of(fits, {name: buffer.clone() for name, buffer in buffers.items()} if first.models else {})
+        held = vectors.clone() if first.update_mask is not None else vectors
+        masks = [~fit.update_mask for fit in fits if fit.update_mask is not None]
+        frozen = torch.stack(masks) if masks else None
         trained = [s for s in trainer.space.layout if first.trains is None or first.trains(s)]
         stack = Stack(trainer.space, trainer.module, vectors, trained)
 
@@ -99,9 +104,15 @@ class CohortExecutor(SerialExecutor):
             leaving = [k for k in range(stack.active) if steps[k] == step + 1]
             gradients[leaving] = stack.gradients[leaving, : gradients.shape[1]]
             stack.step()
+            if frozen is not None:
+                active = slice(stack.active)
+                stack.vectors[active] = torch.where(frozen[active], held[active], stack.vectors[active])
         means = (losses / num_batches.to(losses.device)).tolist()
         seconds = (time.perf_counter() - start) / len(clients)
 
+        if first.measures_reach:
+            for client, total in zip(clients, steps, strict=True):
+                client.reach = stack.reach(total)
         finite = torch.isfinite(vectors).all(dim=1).tolist()
         results: dict[int, FitResult] = {}
         for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from fedpurin.space import Segment
@@ -26,6 +27,9 @@ class LocalFit:
     """The vectors that hold the fitted model afterwards, unless the fit diverged."""
     trains: Callable[[Segment], bool] | None = None
     """Which segments may change; None: all."""
+    update_mask: Bool[Tensor, " length"] | None = None
+    """Which elements may change; None: all of the segments that `trains` lets through. The others are put back after
+    every step, whatever momentum or weight decay did to them."""
     epochs: int | None = None
     """None takes `trainer.local_epochs`."""
     purpose: str = "fit"
@@ -34,5 +38,7 @@ class LocalFit:
     """Other models that the loss looks at, as flat vectors; the loss finds them by name in `loss_context().models`."""
     values: Mapping[str, Tensor | float] = field(default_factory=dict)
     """Whatever else the loss needs of this client, in `loss_context().values`."""
+    measures_reach: bool = False
+    """Whether to leave `Client.reach` behind (`reach.py`)."""
     scored: bool = True
     """Whether this is the fit whose model is measured, scored and masked; `on_fit_end` hears of no other."""

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from lightning import LightningModule
 from torch import Tensor
 
+from fedpurin.local.reach import Reach
 from fedpurin.space import ParameterSpace, Segment
 
 ELEMENTWISE = (
@@ -88,6 +89,13 @@ class Stack:
                     name: value[:active] if isinstance(value, Tensor) and value.shape == old.shape else value
                     for name, value in earlier.state[old].items()
                 }
+
+    def reach(self, num_steps: int) -> float:
+        """The reach of a client that took this many steps."""
+        reach = Reach()
+        for _ in range(num_steps):
+            reach.step([options for options, _ in self._groups])
+        return reach.total
 
     def step(self) -> None:
         """One optimizer step of every active row, from `gradients`."""

@@ -28,6 +28,7 @@ from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import BATCH_HOOKS, overridden
+from fedpurin.local.reach import Reach
 from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import ParameterSpace, Segment
 
@@ -103,7 +104,7 @@ class LocalTrainer:
         # A client keeps one set of running statistics; other models are run with those.
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
-            loss, num_steps = self._run_epochs(client, fit.epochs or self.local_epochs, fit.purpose)
+            loss, num_steps = self._run_epochs(client, fit)
         diverged = self.name_divergence(loss, bool(torch.isfinite(self.vector).all()))
         if diverged is None and fit.scored:
             try:
@@ -128,9 +129,11 @@ class LocalTrainer:
             count -= 1  # batch statistics of a single sample do not exist
         return count
 
-    def _run_epochs(self, client: Client, epochs: int, purpose: str) -> tuple[float, int]:
+    def _run_epochs(self, client: Client, fit: LocalFit) -> tuple[float, int]:
         """SGD as the module defines it (METHOD step 1); mean loss of the last epoch and the number of steps."""
-        module, fabric = self.module, self.fabric
+        module, fabric, purpose = self.module, self.fabric, fit.purpose
+        epochs, reach = fit.epochs or self.local_epochs, Reach()
+        held = None if fit.update_mask is None else (~fit.update_mask, self.vector[~fit.update_mask])
         optimizer, schedulers = self._fresh_optimizer()
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
@@ -168,6 +171,10 @@ class LocalTrainer:
                     call("on_before_optimizer_step", optimizer)
                     call("configure_gradient_clipping", optimizer, None, None)
                 optimizer.step()
+                if held is not None:
+                    self.vector[held[0]] = held[1]
+                if fit.measures_reach:
+                    reach.step(optimizer.param_groups)
                 for scheduler in schedulers["step"]:
                     scheduler.step()
                 total += loss.detach()
@@ -177,6 +184,7 @@ class LocalTrainer:
                 scheduler.step()
             module.on_train_epoch_end()
         module.on_train_end()
+        client.reach = reach.total if fit.measures_reach else client.reach
         return float(total) / max(1, counted), step  # the fit's only device sync
 
     def _call(self, hook: str, *arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from fedpurin.methods.base import Method, Round
 from fedpurin.methods.ditto import Ditto
 from fedpurin.methods.fedavg import FedAvg
+from fedpurin.methods.fedbabu import FedBABU
 from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
 from fedpurin.methods.fedpaq import FedPAQ
@@ -13,6 +14,7 @@ from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.local import Local
 from fedpurin.methods.pfedsd import PFedSD
+from fedpurin.methods.scaffold import Scaffold
 from fedpurin.methods.stc import STC
 from fedpurin.methods.topk import TopK
 
@@ -20,6 +22,7 @@ __all__ = [
     "STC",
     "Ditto",
     "FedAvg",
+    "FedBABU",
     "FedBN",
     "FedCAC",
     "FedPAQ",
@@ -32,5 +35,6 @@ __all__ = [
     "Method",
     "PFedSD",
     "Round",
+    "Scaffold",
     "TopK",
 ]

@@ -86,6 +86,10 @@ class Method:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
         return {}
 
+    def personalized(self, client: Client) -> Tensor:
+        """The client's own model after its fits: the vector that `accuracy/personalized` measures."""
+        return client.vector
+
     def merged(self, client: Client) -> Tensor:
         """What the exchange made of the client's model: the vector that `accuracy/merged` measures."""
         return client.vector

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from fedpurin.federation import Federation
+from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.context import LossContext, loss_context, set_loss_context
+from fedpurin.local.executor import SerialExecutor
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods import Ditto, FedRep, FedRoD, PFedSD
 from fedpurin.run.build import build
@@ -96,3 +98,17 @@ def test_class_counts(federation: Federation) -> None:
         assert client.class_counts is not None
         labels = TRAIN.tensors[1][client.train_indices]
         assert client.class_counts.tolist() == [int((labels == label).sum()) for label in range(3)]
+
+
+@pytest.mark.parametrize("executor", ["serial", "cohort"])
+def test_only_elements_of_the_mask_change(federation: Federation, executor: str) -> None:
+    """Whatever momentum does: what is held back keeps its bits, what is let through learns."""
+    trainer, clients = federation.trainer, list(federation.clients.values())[:2]
+    run = SerialExecutor(trainer) if executor == "serial" else CohortExecutor(trainer, 2)
+    before = [client.vector.clone() for client in clients]
+    masks = [torch.arange(len(before[0])) % 3 == client.id for client in clients]
+    run.fit(clients, [[LocalFit(update_mask=mask, scored=False)] for mask in masks], 0)
+    for client, old, mask in zip(clients, before, masks, strict=True):
+        assert torch.equal(client.vector[~mask], old[~mask])
+        changed = trainer.space.layout.extract(client.vector != old)
+        assert changed.sum() > 0.9 * trainer.space.layout.extract(mask).sum()

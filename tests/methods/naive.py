@@ -50,19 +50,22 @@ def fit(
     epochs: int = EPOCHS,
     purpose: str = "fit",
     only: Callable[[str], bool] = lambda name: True,
-) -> None:
-    """SGD with momentum on the parameters that `only` lets through, as anyone would write it."""
+) -> int:
+    """SGD with momentum on the parameters that `only` lets through, as anyone would write it; the number of steps."""
     net = net or peer.net
     trained = [p for name, p in net.named_parameters() if only(name)]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
     order = torch_generator(0, f"{purpose}/order", round=round, client=peer.id)
     net.train()
+    steps = 0
     for _ in range(epochs):
         for index in torch.randperm(len(peer.x), generator=order).split(BATCH):
             if len(index) > 1:  # batch norm has no statistics of one sample
                 optimizer.zero_grad()
                 loss(net, peer.x[index], peer.y[index]).backward()
                 optimizer.step()
+                steps += 1
+    return steps
 
 
 def mean(nets: Sequence[nn.Module], weights: Sequence[float]) -> Named:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 METHODS = (
+    "fedbabu", "scaffold",
     "ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk",
 )  # fmt: skip
 

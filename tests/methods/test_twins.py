@@ -12,7 +12,7 @@ import torch
 from fedpurin.federation import Federation
 from fedpurin.local.client import Client
 from fedpurin.seeding import numpy_generator
-from tests.methods import naive, naive_sparse
+from tests.methods import naive, naive_more, naive_sparse
 from tests.methods.tiny import CLIENTS, ROUNDS, TRAIN, Tiny, simulate
 
 Step = Callable[[list[naive.Peer], int], None]
@@ -30,6 +30,8 @@ TWINS: dict[str, Step] = {
     "pfedsd": naive.pfedsd,
     "fedrod": naive.fedrod,
     "topk": naive_sparse.topk,
+    "fedbabu": naive_more.fedbabu,
+    "scaffold": naive_more.scaffold,
     "stc": naive_sparse.stc,
     "fedpaq": naive_sparse.fedpaq,
 }
@@ -57,9 +59,9 @@ def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> Non
     assert mine.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
-    if "error" in client.extra:
-        mine = federation.trainer.space.shared.extract(client.extra["error"])
-        torch.testing.assert_close(mine, peer.kept["error"], rtol=0, atol=1e-6)
+    for name in client.extra.keys() & peer.kept.keys():
+        kept = federation.trainer.space.layout.extract(client.extra[name])
+        torch.testing.assert_close(kept, peer.kept[name], rtol=0, atol=1e-6)
     if "global" in client.extra:
         assert peer.second is not None
         for name, value in naive.parameters(peer.second).items():
