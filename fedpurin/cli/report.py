@@ -12,11 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import Comparison, compare
 from fedpurin.report.draw import draw_files
 from fedpurin.report.figure import Figure, Section
 from fedpurin.report.folders import PAGE_MARK, Problem, find_run_folders
+from fedpurin.report.look import LOOKS, Look, choose_look
 from fedpurin.report.page import write_page
 from fedpurin.report.parts import sections
 from fedpurin.report.read import BrokenRun, Run, read_run, recorded_error
@@ -28,11 +32,12 @@ examples
   fedpurin report multirun/2026-01-31/12-00-00         a sweep: every run below the folder
   fedpurin report sweeps/a sweeps/b --out paper        several, side by side
   fedpurin report sweeps/beta --x method.beta          another option as the x axis of part 3
+  fedpurin report sweeps/a --style ieee                figures for a column of a paper
 
 what it writes
-  DIR/report.html                  the page: one file, works offline, for screen, phone and paper
-  DIR/figures/NAME.{png,svg,csv}   each figure and the numbers behind it
-  DIR/tables/NAME.{csv,tex}        each table; the .tex needs \\usepackage{booktabs}
+  DIR/report.html                     the page: one file, works offline, for screen, phone and paper
+  DIR/figures/NAME.{pdf,png,svg,csv}  each figure and the numbers behind it
+  DIR/tables/NAME.{csv,tex}           each table; the .tex needs \\usepackage{booktabs}
 
 Runs that differ in nothing but the seed are one row: mean ± sample standard deviation. Folders
 that are missing or broken are listed on the page and skipped. Runs of one page must share the
@@ -50,9 +55,11 @@ def main(argv: Sequence[str]) -> int:
     start = time.perf_counter()
     # matplotlib's own logger warns about fonts of the machine; the page does not depend on them
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    runs, problems = read_runs([Path(path) for path in arguments.runs])
-    comparison = compare(runs, problems, arguments.x, _bytes(arguments.at_bytes))
-    page = write_report(comparison, Path(arguments.out))
+    look = choose_look(arguments.style, arguments.width, arguments.font, arguments.font_size)
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        runs, problems = read_runs([Path(path) for path in arguments.runs], progress)
+        comparison = compare(runs, problems, arguments.x, _bytes(arguments.at_bytes))
+        page = write_report(comparison, Path(arguments.out), look, progress)
     for problem in comparison.problems:
         print(f"fedpurin report: {problem}" + (" (skipped)" if problem.skipped else ""), file=sys.stderr)
     size = page.stat().st_size / 2**20
@@ -63,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
+def read_runs(paths: Sequence[Path], progress: Progress | None = None) -> tuple[list[Run], list[Problem]]:
     """Every usable run in or below `paths`, and what has to be said about the others.
 
     Raises:
@@ -71,7 +78,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     """
     folders, problems = find_run_folders(paths)
     runs = []
-    for folder in folders:
+    for folder in progress.track(folders, description="Reading runs") if progress else folders:
         try:
             run = read_run(folder)
         except BrokenRun as error:
@@ -84,15 +91,17 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     return runs, problems
 
 
-def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write figures, tables and the page into `out`; returns the page's path.
+def write_report(
+    comparison: Comparison, out: Path, look: Look = LOOKS["plain"], progress: Progress | None = None
+) -> Path:
+    """Write figures, tables and the page into `out`; returns the page's path. `look` is that of the figures' files.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
     parts = sections(comparison)
     try:
-        files = write_files(parts, out)
+        files = write_files(parts, out, look, progress)
         stills = {
             item.key: files[f"figures/{item.key}.svg"]
             for part in parts
@@ -104,15 +113,17 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from None
 
 
-def write_files(parts: Sequence[Section], out: Path) -> dict[str, bytes]:
+def write_files(
+    parts: Sequence[Section], out: Path, look: Look = LOOKS["plain"], progress: Progress | None = None
+) -> dict[str, bytes]:
     """Every figure and table as files; returns their contents by path relative to `out`."""
     items = [item for part in parts for item in part.items]
     figures = [item for item in items if isinstance(item, Figure)]
     files: dict[str, bytes] = {}
-    for figure in figures:
-        png, svg = draw_files(figure)
+    for figure in progress.track(figures, description="Drawing figures") if progress else figures:
         base = f"figures/{figure.key}"
-        files |= {f"{base}.png": png, f"{base}.svg": svg, f"{base}.csv": figure.numbers.to_csv().encode()}
+        files |= {f"{base}.{kind}": content for kind, content in draw_files(figure, look=look).items()}
+        files[f"{base}.csv"] = figure.numbers.to_csv().encode()
     for table in items:
         if isinstance(table, Table):
             base = f"tables/{table.key}"
@@ -139,6 +150,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--at-bytes", default="0", metavar="BYTES", help="compare accuracies at this many bytes a client, e.g. 50e6"
     )
+    looks = parser.add_argument_group("figures' files, for papers")
+    looks.add_argument(
+        "--style",
+        choices=sorted(LOOKS),
+        default="plain",
+        help="neurips: 5.5 inches, Times 8 pt; ieee: 3.5 inches, Times 8 pt; plain (default): as on the page",
+    )
+    looks.add_argument("--width", type=float, metavar="INCHES", help="width of every figure, e.g. 7.16 for two columns")
+    looks.add_argument("--font", metavar="NAME", help="font family that matplotlib finds, e.g. 'DejaVu Serif'")
+    looks.add_argument("--font-size", type=float, metavar="PT", help="size of labels in points")
     return parser
 
 

@@ -1,10 +1,11 @@
-"""Figures as files: matplotlib to PNG and SVG, on white. The same numbers give the same bytes."""
+"""Figures as files: matplotlib to PNG, SVG and PDF, on white. The same numbers give the same bytes."""
 
 from __future__ import annotations
 
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -13,16 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fedpurin.report.figure import Axis, Bars, Box, Figure, Grid, Level, Line, Mark, Panel, Points
+from fedpurin.report.look import LOOKS, Look
 from fedpurin.report.style import LIGHT, Style
 
-PANEL_INCHES = (4.0, 2.9)
-SINGLE_INCHES = (7.2, 3.8)
-TITLE_CHARACTERS = 38  # as many as fit over a panel
-NAME_CHARACTERS = {"x": 18, "y": 26, "legend": 64}
+TITLE_CHARACTERS, LEGEND_CHARACTERS = 9.5, 9.0
+"""As many as fit into an inch at a font of 9 pt."""
+NAME_CHARACTERS = {"x": 18, "y": 26}
 """As much of a name as is written; longer ones would leave the panel no place."""
+KINDS = ("png", "svg", "pdf")
+METADATA: dict[str, Any] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": "fedpurin report"},
+    "pdf": {"CreationDate": None, "Creator": "fedpurin report", "Producer": None},
+}
 HATCHES = {"dash": "////", "dot": "....", "dashdot": "xxxx"}
 DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2))}
 MARKERS = {
@@ -30,60 +37,72 @@ MARKERS = {
     "star": "*", "hexagon": "h", "x": "x",
 }  # fmt: skip
 SETTINGS: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5, "axes.titleweight": "bold",
-    "axes.edgecolor": "#9aa1ab", "axes.labelcolor": LIGHT["ink"], "text.color": LIGHT["ink"],
-    "xtick.color": "#555c66", "ytick.color": "#555c66", "axes.grid": True, "grid.color": LIGHT["grid"],
-    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.6,
-    "svg.fonttype": "none", "svg.hashsalt": "fedpurin", "path.simplify_threshold": 0.2, "font.family": "DejaVu Sans",
+    "axes.titleweight": "bold", "axes.edgecolor": "#9aa1ab", "axes.labelcolor": LIGHT["ink"],
+    "text.color": LIGHT["ink"], "xtick.color": "#555c66", "ytick.color": "#555c66", "axes.grid": True,
+    "grid.color": LIGHT["grid"], "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+    "svg.fonttype": "none", "svg.hashsalt": "fedpurin", "pdf.fonttype": 42, "path.simplify_threshold": 0.2,
     "text.parse_math": False,  # a dollar in the name of a class is a dollar
 }  # fmt: skip
 
 
-def draw_files(figure: Figure, *, dpi: int = 160) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG."""
-    with matplotlib.rc_context(SETTINGS):
-        canvas = _draw(figure)
-        png, svg = io.BytesIO(), io.BytesIO()
-        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": "fedpurin report"})
-        canvas.set_layout_engine("none")  # keeps the places just found: finding them takes longer than drawing
-        canvas.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
-    return png.getvalue(), svg.getvalue()
+def draw_files(
+    figure: Figure, *, look: Look | None = None, dpi: int = 160, kinds: Sequence[str] = KINDS
+) -> dict[str, bytes]:
+    """The figure's file of each of `kinds`."""
+    look = look or LOOKS["plain"]
+    size = look.font_size
+    sizes: dict[Any, Any] = {
+        "font.size": size, "axes.titlesize": size + 0.5, "axes.labelsize": size, "legend.fontsize": size - 0.5,
+        "xtick.labelsize": size, "ytick.labelsize": size, "lines.linewidth": look.line_width,
+    }  # fmt: skip
+    files = {}
+    with matplotlib.rc_context({**SETTINGS, **sizes, "font.family": list(look.families)}):
+        canvas = _draw(figure, look)
+        for kind in kinds:
+            file = io.BytesIO()
+            canvas.savefig(file, format=kind, dpi=dpi if kind == "png" else None, metadata=METADATA[kind])
+            canvas.set_layout_engine("none")  # keeps the places just found: finding them takes longer than drawing
+            files[kind] = file.getvalue()
+    return files
 
 
-def _draw(figure: Figure) -> Canvas:
-    columns = min(len(figure.panels), figure.columns)
+def _draw(figure: Figure, look: Look) -> Canvas:
+    named = any(len(name) > 6 for panel in figure.panels for name in panel.y.categories)
+    columns = look.columns(min(len(figure.panels), figure.columns), named)
     rows = math.ceil(len(figure.panels) / columns)
-    entries = [
-        (_short(label, NAME_CHARACTERS["legend"]), style, area) for label, style, area in figure.legend_entries()
-    ]
-    width, height = SINGLE_INCHES if columns == 1 else (PANEL_INCHES[0] * columns, PANEL_INCHES[1])
+    width, height = look.size(columns)
+    scale = 9.0 / look.font_size
+    longest = int(width * LEGEND_CHARACTERS * scale)
+    entries = [(_short(label, longest), style, area) for label, style, area in figure.legend_entries()]
     heights = [max(panel.rows for panel in figure.panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    legend_height = 0.24 * math.ceil(len(entries) / _legend_columns(entries, width)) if entries else 0
+    per_row = _legend_columns([label for label, _, _ in entries], width * scale)
+    legend_height = 0.24 / scale * math.ceil(len(entries) / per_row)
     canvas = Canvas(figsize=(width, height * sum(heights) + legend_height), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for panel, axis in zip(figure.panels, axes.flat, strict=False):
-        _draw_panel(panel, axis, canvas)
+        _draw_panel(panel, axis, canvas, width / columns * scale)
     for axis in axes.flat[len(figure.panels) :]:
         axis.set_visible(False)
     if entries:
         handles = [_handle(label, style, area) for label, style, area in entries]
-        canvas.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(entries, width), frameon=False)
+        canvas.legend(handles=handles, loc="outside lower center", ncols=per_row, frameon=False)
     return canvas
 
 
-def _legend_columns(entries: list[Any], width: float) -> int:
-    longest = max(len(label) for label, _, _ in entries)
-    return max(1, min(len(entries), int(width / (0.65 + 0.075 * longest))))
+def _legend_columns(labels: list[str], width: float) -> int:
+    longest = max(map(len, labels), default=0)
+    return max(1, min(len(labels), int(width / (0.65 + 0.075 * longest))))
 
 
-def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
-    lines = textwrap.wrap(panel.title, TITLE_CHARACTERS, max_lines=3, placeholder=" …")
+def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas, width: float) -> None:
+    """`width` is in inches at a font of 9 pt."""
+    lines = textwrap.wrap(panel.title, int(width * TITLE_CHARACTERS), max_lines=3, placeholder=" …")
     axis.set_title("\n".join(lines), loc="left")
-    _scale(axis, "x", panel.x, panel.every(panel.x))
-    _scale(axis, "y", panel.y, panel.every(panel.y))
+    for which, spec in (("x", panel.x), ("y", panel.y)):
+        _scale(axis, which, spec, panel, width)
     stacked: dict[str, Any] = {}
     for mark in panel.marks:
-        _draw_mark(mark, axis, canvas, panel, stacked)
+        _draw_mark(mark, axis, canvas, panel, stacked, min(1.0, width / 3.5))
     if panel.square:
         axis.set_aspect("equal")
     if panel.x.categories or any(isinstance(mark, Bars | Box) for mark in panel.marks):
@@ -92,14 +111,16 @@ def _draw_panel(panel: Panel, axis: Axes, canvas: Canvas) -> None:
         axis.set_axis_off()
 
 
-def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
+def _scale(axis: Axes, which: str, spec: Axis, panel: Panel, width: float) -> None:
     """Label, limits, scale and the ticks' format of one axis."""
-    getattr(axis, f"set_{which}label")("" if spec.hidden else spec.label)
+    getattr(axis, f"set_{which}label")("" if spec.hidden else textwrap.fill(spec.label, int(width * TITLE_CHARACTERS)))
     ticks = getattr(axis, f"{which}axis")
     if spec.log:
         getattr(axis, f"set_{which}scale")("log")
+        ticks.set_major_locator(LogLocator(subs=panel.decade_steps(which)))
         ticks.set_minor_formatter(NullFormatter())
     if spec.categories:
+        every = panel.every(spec, max(2, int(4 * width)) if panel.square else 40)
         names = [_short(name, NAME_CHARACTERS[which]) for name in spec.categories[::every]]
         rotation = 45 if which == "x" and sum(map(len, names)) > 40 else 0
         ticks.set_ticks(range(0, len(spec.categories), every), names, rotation=rotation)
@@ -113,7 +134,7 @@ def _scale(axis: Axes, which: str, spec: Axis, every: int) -> None:
     elif spec.kind == "bytes":
         ticks.set_major_formatter(EngFormatter(unit="B", sep=" "))
         if which == "x" and not spec.log:
-            ticks.set_major_locator(MaxNLocator(nbins=5))  # labels are wide, panels stand side by side
+            ticks.set_major_locator(MaxNLocator(nbins=max(2, int(1.3 * width))))  # their labels are wide
     elif spec.kind in ("seconds", "points", "number") and not spec.categories:
         unit = {"seconds": " s", "points": " pp"}.get(spec.kind, "")
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}{unit}"))
@@ -129,12 +150,13 @@ def _percent(value: float, _: object) -> str:
     return f"{100 * value:.6g}%"
 
 
-def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: dict[str, Any]) -> None:
+def _draw_mark(mark: Mark, axis: Axes, canvas: Canvas, panel: Panel, stacked: dict[str, Any], scale: float) -> None:
+    """`scale` makes the markers of a narrow panel smaller."""
     match mark:
         case Line():
             _draw_line(mark, axis, panel)
         case Points():
-            _draw_points(mark, axis)
+            _draw_points(mark, axis, scale)
         case Level():
             colour = LIGHT[mark.style.colour]
             if mark.std > 0 and not mark.style.quiet:
@@ -164,17 +186,17 @@ def _draw_line(mark: Line, axis: Axes, panel: Panel) -> None:
     )  # fmt: skip
 
 
-def _draw_points(mark: Points, axis: Axes) -> None:
+def _draw_points(mark: Points, axis: Axes, scale: float) -> None:
     colour = LIGHT[mark.style.colour]
     if mark.x_error is not None or mark.y_error is not None:
         axis.errorbar(mark.x, mark.y, xerr=mark.x_error, yerr=mark.y_error, fmt="none", ecolor=colour, elinewidth=1)
     area = 110.0 * mark.size if mark.size is not None else 130.0 if mark.names else 30.0
     axis.scatter(
-        mark.x, mark.y, s=area, color=colour, marker=MARKERS[mark.style.marker], linewidths=1.0, zorder=3,
+        mark.x, mark.y, s=scale**2 * area, color=colour, marker=MARKERS[mark.style.marker], linewidths=1.0, zorder=3,
         alpha=0.4 if mark.style.quiet else 0.85 if mark.size is not None else 1.0,
     )  # fmt: skip
     for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
-        axis.annotate(name, (x, y), ha="center", va="center", fontsize=7, color="white", zorder=4)
+        axis.annotate(name, (x, y), ha="center", va="center", fontsize=7 * scale, color="white", zorder=4)
 
 
 def _draw_box(mark: Box, axis: Axes) -> None:

@@ -125,10 +125,22 @@ class Panel:
     rows: float = 1.0
     """Height, in units of a usual panel."""
 
-    def every(self, axis: Axis) -> int:
-        """Of an axis' categories, every how many-th is named, so that names do not touch."""
-        room = 12 if self.square else 40
-        return -(-len(axis.categories) // room)
+    def every(self, axis: Axis, most: int = 40) -> int:
+        """Of an axis' categories, every how many-th is named, so that names (at most `most`) do not touch."""
+        return -(-len(axis.categories) // min(most, 12 if self.square else 40))
+
+    def values(self, which: str) -> Array:
+        """The finite places of lines and points on the x or the y axis."""
+        several = [getattr(mark, which) for mark in self.marks if isinstance(mark, Line | Points)]
+        values: Array = np.concatenate([np.empty(0), *several])
+        return values[np.isfinite(values)]
+
+    def decade_steps(self, which: str) -> tuple[int, ...]:
+        """Which multiples of a power of ten a logarithmic axis names: the fewer, the more decades it spans."""
+        values = self.values(which)
+        values = values[values > 0]
+        decades = math.log10(values.max() / values.min()) if len(values) else 0.0
+        return (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
 
     @property
     def band_percent(self) -> int:

@@ -84,27 +84,18 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
 
 def _span(panel: Panel, axis: Axis, which: str) -> float:
     """From end to end of an axis, by its data and where its ends are set."""
-    values = np.append(_values(panel, which), [end for end in (axis.low, axis.high) if end is not None])
+    values = np.append(panel.values(which), [end for end in (axis.low, axis.high) if end is not None])
     return float(values.max() - values.min()) if len(values) else math.inf
-
-
-def _values(panel: Panel, which: str) -> Array:
-    """The finite places of lines and points on an axis."""
-    several = [getattr(mark, which) for mark in panel.marks if isinstance(mark, Line | Points)]
-    values: Array = np.concatenate([np.empty(0), *several])
-    return values[np.isfinite(values)]
 
 
 def _log_ticks(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
     """Few round values with their unit: plotly.js leaves the unit out between decades."""
-    values = _values(panel, which)
+    values = panel.values(which)
     values = values[values > 0]
     if not len(values):
         return {}
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
-    decades = math.log10(values.max() / values.min())
-    steps = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
-    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in panel.decade_steps(which)]
     write = format_bytes if axis.kind == "bytes" else "{:g}".format
     return {"tickvals": ticks, "ticktext": [write(tick) for tick in ticks]}
 
@@ -229,7 +220,7 @@ def _rule(mark: Level, panel: Panel) -> list[dict[str, Any]]:
 
 def _level(mark: Level, panel: Panel) -> dict[str, Any]:
     """What hovering finds on a level, and what makes the axis reach it: plotly.js does neither for shapes."""
-    at = _values(panel, "x")
+    at = panel.values("x")
     low, high = (float(at.min()), float(at.max())) if len(at) else (0.0, 1.0)
     x = np.geomspace(low, high, LEVEL_POINTS) if panel.x.log and low > 0 else np.linspace(low, high, LEVEL_POINTS)
     text = f"<b>{_safe(mark.label)}</b><br>{_hover('y', panel.y)}{_plus_minus(mark.std, panel.y.kind)}"

@@ -33,7 +33,7 @@ def draw(study: Study, numbers: Numbers) -> bytes | None:
         legend=study.figure == "bytes",
         columns=2,
     )
-    return draw_files(figure, dpi=110)[0]
+    return draw_files(figure, dpi=110, kinds=("png",))["png"]
 
 
 def _against_bytes(study: Study, numbers: Numbers) -> list[Panel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
+import io
 import json
 import re
 import subprocess
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from fedpurin.cli.report import main
+from fedpurin.cli.report import main, read_runs, write_report
 from fedpurin.config import ConfigError
+from fedpurin.report.comparison import compare
 from tests.report.conftest import SPECS
 from tests.report.synthetic import Spec, write_run
 
@@ -29,7 +33,7 @@ def test_every_figure_has_its_files(report: Path) -> None:
     stems = {path.stem for path in (report / "figures").iterdir()}
     assert stems >= FIGURES
     assert {path.name for path in (report / "figures").iterdir()} == {
-        f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "csv")
+        f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf", "csv")
     }
     assert {path.name for path in (report / "tables").iterdir()} == {
         f"{stem}.{kind}" for stem in ("comparison", "gains_summary") for kind in ("csv", "tex")
@@ -157,6 +161,17 @@ def test_what_can_be_drawn_is_drawn(tmp_path: Path, files: list[str]) -> None:
         if path.name not in files:
             path.unlink()
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_the_terminal_sees_how_far_the_work_is(sweep: Path, tmp_path: Path) -> None:
+    screen = io.StringIO()
+    with Progress(console=Console(file=screen, force_terminal=True, width=100), transient=True) as progress:
+        runs, _ = read_runs([sweep], progress)
+        write_report(compare(runs[:1]), tmp_path, progress=progress)
+        progress.refresh()
+    assert "Reading runs" in screen.getvalue()
+    assert "Drawing figures" in screen.getvalue()
+    assert "100%" in screen.getvalue()
 
 
 def test_nothing_to_report_is_a_line(tmp_path: Path) -> None:

@@ -73,6 +73,6 @@ def test_long_names_leave_the_files_a_figure(recwarn: pytest.WarningsRecorder) -
     names = tuple(f"{index} " + "a very long name " * 8 for index in range(3))
     box = Box(names[0], 0, np.array([0.1, 0.2]), Style("c0"))
     panel = Panel(Axis("a", "share"), Axis("", categories=names), [box], names[1] * 3)
-    png, svg = draw_files(Figure("k", "t", "c", [panel] * 2, Numbers((), ())))
-    assert (png[:4], svg[:5]) == (b"\x89PNG", b"<?xml")
+    files = draw_files(Figure("k", "t", "c", [panel] * 2, Numbers((), ())))
+    assert {kind: content[:4] for kind, content in files.items()} == {"png": b"\x89PNG", "svg": b"<?xm", "pdf": b"%PDF"}
     assert not [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)]
