@@ -6,11 +6,12 @@ parameter names, roles, hooks and checkpoints stay the client's, and any Lightni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.func import functional_call, grad
 
 
 def add_to_loss(output: Any, term: Tensor) -> Any:
@@ -28,3 +29,36 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for child in training:
             child.training = True
+
+
+Step = Callable[..., Any]
+
+
+class _At(nn.Module):
+    """A step of a module in the place of a forward pass, for `functional_call`."""
+
+    def __init__(self, module: nn.Module, step: Step) -> None:
+        super().__init__()
+        self.module, self._step = module, step
+
+    def forward(self, *arguments: Any) -> Any:
+        return self._step(*arguments)
+
+
+def step_at(module: nn.Module, step: Step, tensors: Mapping[str, Tensor], *arguments: Any) -> Any:
+    """What `step` of the module returns with these parameters (and buffers) in the place of its own."""
+    return functional_call(_At(module, step), {f"module.{n}": t for n, t in tensors.items()}, arguments)
+
+
+def loss_at(module: nn.Module, step: Step, weights: Mapping[str, Tensor], *arguments: Any) -> Tensor:
+    """The loss with these parameters, on copies of the running statistics: those of the module do not move."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    output = step_at(module, step, {**weights, **buffers}, *arguments)
+    loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+    return loss
+
+
+def gradient_at(module: nn.Module, step: Step, weights: Mapping[str, Tensor], *arguments: Any) -> dict[str, Tensor]:
+    """The gradient of `loss_at`, without a graph; works inside and outside of `torch.func`'s transforms."""
+    fixed = {name: weight.detach() for name, weight in weights.items()}
+    return dict(grad(lambda free: loss_at(module, step, free, *arguments))(fixed))

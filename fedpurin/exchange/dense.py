@@ -1,15 +1,15 @@
 """Dense exchange: every participant's parameters up, a mean or the server's own mixture down, bucket by bucket.
 
-Owns: FedAvg's mean and FedCAC's customised mixture (METHOD "What crosses the network"), and a download for clients
-that sat out. Does not own: weights and collaborators (given), the order of the sums (`sums.py`).
+Owns: FedAvg's mean, FedAMP's mixture by distance, FedCAC's customised mixture (METHOD "What crosses the network"), and a
+download for clients that sat out. Does not own: weights and collaborators (given), the order of the sums (`sums.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.channel import Channel, Setting
@@ -21,6 +21,7 @@ from fedpurin.exchange.wire.header import Kind
 from fedpurin.exchange.wire.index import decode_index, encode_index
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
+Weigh = Callable[[Float64[Tensor, "clients clients"]], Float64[Tensor, "clients clients"]]
 
 
 def average(setting: Setting, vectors: Vectors, weights: Mapping[int, float], deliver: bool) -> Tensor:
@@ -64,6 +65,26 @@ def mix(
         down.send(span, mixed, vectors)
     up.close()
     down.close()
+
+
+def mix_by_distance(setting: Setting, vectors: Vectors, weigh: Weigh) -> Tensor:
+    """Σ_j ξ_ij·w_j into own clients' vectors, with ξ from everybody's squared distances; see `Exchange.mix`."""
+    count = len(setting.participants)
+    products = torch.zeros(count, count, dtype=torch.float64, device=setting.processes.device)
+    up = _Uploads(setting)
+    for span in setting.buckets():
+        rows = up.gather(span, vectors).values.view(count, -1).to(torch.float64)
+        products += rows @ rows.T
+    up.close()
+    norms = products.diagonal()
+    weights = weigh((norms.unsqueeze(0) + norms.unsqueeze(1) - 2 * products).clamp(min=0)).cpu()
+    again, down = _Uploads(setting), _Downloads(setting, setting.own)  # `again` is the simulator's: nobody sends twice
+    row = {client: number for number, client in enumerate(setting.participants)}
+    for span in setting.buckets():
+        received = again.gather(span, vectors)
+        down.send(span, {i: received.weighted(weights[row[i]].tolist()) for i in setting.own}, vectors)
+    down.close()
+    return weights
 
 
 def download(setting: Setting, vector: Float32[Tensor, " any_length"], clients: Sequence[int]) -> Tensor:

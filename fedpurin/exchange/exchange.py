@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from fedpurin.config import ExchangeConfig
@@ -133,6 +133,13 @@ class Exchange:
             close_masks(self.setting, self._opened)
             self._opened = {}
         dense.mix(self.setting, vectors, masks, collaborators, weights)
+
+    def mix(self, vectors: Vectors, weigh: dense.Weigh) -> Float64[Tensor, "clients clients"]:
+        """Give every participant i its own mixture Σ_j ξ_ij·w_j of all participants' vectors, in place; returns ξ.
+
+        `weigh` makes ξ from ‖w_i − w_j‖², both in the order of the participants. Vectors go up and mixtures come down dense.
+        """
+        return dense.mix_by_distance(self.setting, vectors, weigh)
 
     def average(
         self, vectors: Vectors, weights: Mapping[int, float], *, deliver: bool = True

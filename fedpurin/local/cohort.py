@@ -28,7 +28,7 @@ from fedpurin.local.executor import Plan, SerialExecutor
 from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import overridden
 from fedpurin.local.stack import Stack
-from fedpurin.local.trainer import LocalTrainer, length_of, loss_of
+from fedpurin.local.trainer import LocalTrainer, length_of, limits_of, loss_of
 from fedpurin.seeding import seed_global, torch_generator
 
 Tensors = dict[str, Tensor]
@@ -65,7 +65,7 @@ class CohortExecutor(SerialExecutor):
         """What clients must have in common to be fitted together."""
         trained = tuple(fit.trains is None or fit.trains(segment) for segment in self.trainer.space.layout)
         values = tuple((name, None if isinstance(value, Tensor) else value) for name, value in fit.values.items())
-        is_masked = fit.update_mask is not None
+        is_masked = fit.update_mask is not None, fit.bounds is not None, fit.lr
         said = (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, fit.measures_reach, is_masked)
         return (*said, trained, tuple(fit.models), values)
 
@@ -74,6 +74,9 @@ class CohortExecutor(SerialExecutor):
         start, trainer = time.perf_counter(), self.trainer
         trainer.round = round
         first = members[0][1]
+        for client, fit in members:
+            if fit.prepare is not None:
+                fit.prepare(client)
         epochs = first.epochs or trainer.local_epochs
         order = sorted(range(len(members)), key=lambda k: -trainer.num_batches(members[k][0]))
         clients = [members[k][0] for k in order]
@@ -87,7 +90,8 @@ class CohortExecutor(SerialExecutor):
         masks = [~fit.update_mask for fit in fits if fit.update_mask is not None]
         frozen = torch.stack(masks) if masks else None
         trained = [s for s in trainer.space.layout if first.trains is None or first.trains(s)]
-        stack = Stack(trainer.space, trainer.module, vectors, trained)
+        stack = Stack(trainer.space, trainer.module, vectors, trained, first.lr)
+        limits = limits_of(first, trainer.space.layout)
 
         seed_global(trainer.seed, f"{first.purpose}/dropout", round=round, client=clients[0].id)
         losses = torch.zeros(len(clients), device=vectors.device)
@@ -104,6 +108,8 @@ class CohortExecutor(SerialExecutor):
             leaving = [k for k in range(stack.active) if steps[k] == step + 1]
             gradients[leaving] = stack.gradients[leaving, : gradients.shape[1]]
             stack.step()
+            for part, low, high in limits:
+                stack.vectors[: stack.active, part].clamp_(low, high)
             if frozen is not None:
                 active = slice(stack.active)
                 stack.vectors[active] = torch.where(frozen[active], held[active], stack.vectors[active])

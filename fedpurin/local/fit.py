@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -32,6 +33,12 @@ class LocalFit:
     every step, whatever momentum or weight decay did to them."""
     epochs: int | None = None
     """None takes `trainer.local_epochs`."""
+    lr: float | None = None
+    """Plain SGD of this learning rate; None takes the module's own optimizer."""
+    bounds: Callable[[Segment], tuple[float, float] | None] | None = None
+    """Between which values a segment's elements are held after every step; None: not at all."""
+    prepare: Callable[[Any], None] | None = None
+    """Called with the client right before the fit, say to compute its start from what an earlier fit of the round left."""
     purpose: str = "fit"
     """Names the random streams, so that a client's second fit in a round draws its own order."""
     models: Mapping[str, Tensor] = field(default_factory=dict)

@@ -47,10 +47,12 @@ class Stack:
         module: LightningModule,
         vectors: Float32[Tensor, "clients length"],
         trained: Sequence[Segment],
+        lr: float | None = None,
     ) -> None:
+        """With `lr` the optimizer is plain SGD."""
         self.vectors, self.gradients = vectors, torch.zeros_like(vectors)
         self.trained = trained
-        optimizer = configured_optimizer(module)
+        optimizer = configured_optimizer(module) if lr is None else torch.optim.SGD(module.parameters(), lr=lr)
         assert optimizer is not None, "choice.py asks for no cohort without one"
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         segments = {segment.name: segment for segment in trained}

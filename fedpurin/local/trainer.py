@@ -30,7 +30,7 @@ from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import BATCH_HOOKS, overridden
 from fedpurin.local.reach import Reach
 from fedpurin.seeding import seed_global, torch_generator
-from fedpurin.space import ParameterSpace, Segment
+from fedpurin.space import Layout, ParameterSpace, Segment
 
 ACCURACY_NAMES = ("accuracy", "acc", "val_accuracy", "val_acc", "val/accuracy", "val/acc", "valid_accuracy")
 
@@ -99,6 +99,8 @@ class LocalTrainer:
     def fit(self, client: Client, fit: LocalFit, round: int) -> FitResult:
         """Train the client on its own data and keep the result, unless it diverged."""
         start = time.perf_counter()
+        if fit.prepare is not None:
+            fit.prepare(client)
         self.load(client, client.vector_named(fit.start))
         self.round = round
         # A client keeps one set of running statistics; other models are run with those.
@@ -134,7 +136,8 @@ class LocalTrainer:
         module, fabric, purpose = self.module, self.fabric, fit.purpose
         epochs, reach = fit.epochs or self.local_epochs, Reach()
         held = None if fit.update_mask is None else (~fit.update_mask, self.vector[~fit.update_mask])
-        optimizer, schedulers = self._fresh_optimizer()
+        limits = limits_of(fit, self.space.layout)
+        optimizer, schedulers = self._fresh_optimizer(fit.lr)
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
         num_batches = self.num_batches(client)
@@ -173,6 +176,8 @@ class LocalTrainer:
                 optimizer.step()
                 if held is not None:
                     self.vector[held[0]] = held[1]
+                for part, low, high in limits:
+                    self.vector[part].clamp_(low, high)
                 if fit.measures_reach:
                     reach.step(optimizer.param_groups)
                 for scheduler in schedulers["step"]:
@@ -234,9 +239,11 @@ class LocalTrainer:
             f"{sorted(values) or 'nothing'}; log 'accuracy' there, or name the metric with trainer.monitor"
         )
 
-    def _fresh_optimizer(self) -> tuple[Any, dict[str, list[Any]]]:
-        """The module's optimizer, new each round, and its schedulers by interval."""
-        configured: Any = self.module.configure_optimizers()
+    def _fresh_optimizer(self, lr: float | None) -> tuple[Any, dict[str, list[Any]]]:
+        """The module's optimizer, new each round, and its schedulers by interval; or plain SGD of rate `lr`."""
+        configured: Any = (
+            self.module.configure_optimizers() if lr is None else torch.optim.SGD(self.module.parameters(), lr=lr)
+        )
         schedulers: list[Any] = []
         if isinstance(configured, dict):
             schedulers = [configured["lr_scheduler"]] if "lr_scheduler" in configured else []
@@ -291,6 +298,12 @@ class LocalTrainer:
     def _log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         for name, value in dictionary.items():
             self._log(name, value, *args, **kwargs)
+
+
+def limits_of(fit: LocalFit, layout: Layout) -> list[tuple[slice, float, float]]:
+    """Where in the flat vector a fit's bounds hold, and which."""
+    bounded = [(s.slice, fit.bounds(s)) for s in layout] if fit.bounds is not None else []
+    return [(part, *bounds) for part, bounds in bounded if bounds is not None]
 
 
 def loss_of(output: Any) -> Tensor:

@@ -1,7 +1,10 @@
 """One file a method: what it shares, sends, aggregates and merges. `base.py` has the hooks."""
 
+from fedpurin.methods.apfl import APFL
 from fedpurin.methods.base import Method, Round
 from fedpurin.methods.ditto import Ditto
+from fedpurin.methods.fedala import FedALA
+from fedpurin.methods.fedamp import FedAMP
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.methods.fedbabu import FedBABU
 from fedpurin.methods.fedbn import FedBN
@@ -13,14 +16,19 @@ from fedpurin.methods.fedpurin import FedPURIN
 from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.local import Local
+from fedpurin.methods.per_fedavg import PerFedAvg
+from fedpurin.methods.pfedme import PFedMe
 from fedpurin.methods.pfedsd import PFedSD
 from fedpurin.methods.scaffold import Scaffold
 from fedpurin.methods.stc import STC
 from fedpurin.methods.topk import TopK
 
 __all__ = [
+    "APFL",
     "STC",
     "Ditto",
+    "FedALA",
+    "FedAMP",
     "FedAvg",
     "FedBABU",
     "FedBN",
@@ -33,7 +41,9 @@ __all__ = [
     "FedRoD",
     "Local",
     "Method",
+    "PFedMe",
     "PFedSD",
+    "PerFedAvg",
     "Round",
     "Scaffold",
     "TopK",

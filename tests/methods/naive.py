@@ -31,6 +31,7 @@ class Peer:
     net: nn.Module
     second: nn.Module | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
+    named: Named = field(default_factory=dict)
 
 
 def parameters(net: nn.Module) -> Named:

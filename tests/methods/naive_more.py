@@ -6,9 +6,13 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
-from tests.methods.naive import Peer, assign, fit, is_head, mean, plain_loss, samples
+from fedpurin.seeding import torch_generator
+from tests.methods.naive import Peer, assign, distance, fit, is_head, mean, parameters, plain_loss, samples
 from tests.methods.naive_sparse import assign_flat, flat
+from tests.methods.tiny import BATCH, EPOCHS
 
 
 def fedbabu(peers: list[Peer], round: int) -> None:
@@ -45,3 +49,131 @@ def scaffold(peers: list[Peer], round: int) -> None:
     average = sum(flat(peer.net) for peer in peers) / len(peers)
     for peer in peers:
         assign_flat(peer.net, average)
+
+
+def batches(peer: Peer, round: int, epochs: int, purpose: str = "fit") -> list[tuple[Tensor, Tensor]]:
+    order = torch_generator(0, f"{purpose}/order", round=round, client=peer.id)
+    drawn = [index for _ in range(epochs) for index in torch.randperm(len(peer.x), generator=order).split(BATCH)]
+    return [(peer.x[index], peer.y[index]) for index in drawn if len(index) > 1]
+
+
+def loss_of(net: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The loss with these weights; the running statistics of `net` stay."""
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return cross_entropy(functional_call(net, {**weights, **buffers}, x), y)
+
+
+def descend(net: nn.Module, data: list[tuple[Tensor, Tensor]], lr: float, lam: float = 0.0) -> Tensor:
+    """Plain SGD on a copy, drawn to where it starts; its parameters."""
+    net, start = copy.deepcopy(net), parameters(net)
+    net.train()
+    for x, y in data:
+        net.zero_grad()
+        (plain_loss(net, x, y) + lam / 2 * distance(net, start)).backward()
+        for p in net.parameters():
+            assert p.grad is not None
+            p.data = p.data - lr * p.grad
+    return flat(net)
+
+
+def fedala(peers: list[Peer], round: int, eta: float = 1.0) -> None:
+    """`second` is the mean received."""
+    for peer in peers:
+        if peer.second is not None:
+            own, received = parameters(peer.net), parameters(peer.second)
+            weights = peer.named or {name: torch.ones_like(p) for name, p in own.items()}
+            for x, y in batches(peer, round, 1 if peer.named else 10, "fit/weights"):
+                mixed = {n: (own[n] + (received[n] - own[n]) * weights[n]).requires_grad_() for n in own}
+                peer.net.train()
+                gradients = torch.autograd.grad(loss_of(peer.net, mixed, x, y), list(mixed.values()))
+                for (n, w), g in zip(weights.items(), gradients, strict=True):
+                    weights[n] = (w - eta * g * (received[n] - own[n])).clamp(0, 1)
+            peer.named = weights
+            assign(peer.net, {n: own[n] + (received[n] - own[n]) * weights[n] for n in own})
+        fit(peer, round)
+    average = mean([peer.net for peer in peers], samples(peers))
+    for peer in peers:
+        peer.second = copy.deepcopy(peer.net)
+        assign(peer.second, average)
+
+
+def apfl(peers: list[Peer], round: int) -> None:
+    """`net` is w, `second` v; SGD with momentum written out, for α too."""
+    for peer in peers:
+        peer.second = peer.second or copy.deepcopy(peer.net)
+        w, v = parameters(peer.net), parameters(peer.second)
+        alpha = peer.kept.get("alpha", torch.tensor([0.5]))
+        speed = [torch.zeros_like(p) for p in (*w.values(), *v.values(), alpha)]
+        peer.net.train()
+        for x, y in batches(peer, round, EPOCHS):
+            free = {n: p.clone().requires_grad_() for n, p in w.items()}
+            gradient_w = torch.autograd.grad(loss_of(peer.net, free, x, y), list(free.values()))
+            mixed = {n: (alpha * v[n] + (1 - alpha) * w[n]).requires_grad_() for n in w}
+            loss = cross_entropy(functional_call(peer.net, mixed, x), y)  # moves the running statistics
+            gradient = torch.autograd.grad(loss, list(mixed.values()))
+            gradient_v = [alpha * g for g in gradient]
+            slope = sum(((v[n] - w[n]) * g).sum() for n, g in zip(w, gradient, strict=True))
+            steps = (*gradient_w, *gradient_v, torch.as_tensor(slope).view(1))
+            speed = [0.9 * s + g for s, g in zip(speed, steps, strict=True)]
+            for k, n in enumerate(w):
+                w[n] = w[n] - 0.1 * speed[k]
+                v[n] = v[n] - 0.1 * speed[len(w) + k]
+            alpha = (alpha - 0.1 * speed[-1]).clamp(0, 1)
+        assign(peer.net, w)
+        assign(peer.second, v)
+        peer.kept["alpha"] = alpha
+    average = sum(flat(peer.net) for peer in peers) / len(peers)
+    for peer in peers:
+        assign_flat(peer.net, average)
+
+
+def per_fedavg(peers: list[Peer], round: int, alpha: float = 0.05) -> None:
+    def meta(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        (x1, x2), (y1, y2) = ((t[: len(t) // 2], t[len(t) // 2 :]) if len(t) > 3 else (t, t) for t in (x, y))
+        free = {name: p.requires_grad_() for name, p in parameters(net).items()}
+        gradients = torch.autograd.grad(loss_of(net, free, x1, y1), list(free.values()))
+        there = dict(net.named_parameters())
+        there = {n: p - alpha * g for (n, p), g in zip(there.items(), gradients, strict=True)}  # type: ignore[misc]
+        return cross_entropy(functional_call(net, there, x2), y2)
+
+    for peer in peers:
+        peer.kept["personal"] = descend(peer.net, batches(peer, round, 1, "fit/personal"), alpha)
+        fit(peer, round, loss=meta)
+    average = sum(flat(peer.net) for peer in peers) / len(peers)
+    for peer in peers:
+        assign_flat(peer.net, average)
+
+
+def pfedme(peers: list[Peer], round: int, lam: float = 15.0, rate: float = 0.01) -> None:
+    def envelope(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        w, theta = parameters(net), parameters(net)
+        for _ in range(5):
+            free = {name: p.clone().requires_grad_() for name, p in theta.items()}
+            gradients = torch.autograd.grad(loss_of(net, free, x, y), list(free.values()))
+            for (n, t), g in zip(theta.items(), gradients, strict=True):
+                theta[n] = t - rate * (g + lam * (t - w[n]))
+        functional_call(net, theta, x)  # moves the running statistics
+        return lam / 2 * distance(net, theta)
+
+    for peer in peers:
+        peer.kept["personal"] = descend(peer.net, batches(peer, round, 5, "fit/personal"), rate, lam)
+        fit(peer, round, loss=envelope)
+    average = sum(flat(peer.net) for peer in peers) / len(peers)
+    for peer in peers:
+        assign_flat(peer.net, average)
+
+
+def fedamp(peers: list[Peer], round: int, lam: float = 1.0, step: float = 1.0, sigma: float = 4.0) -> None:
+    for peer in peers:
+        received = parameters(peer.net)
+        weight = lam / step
+        fit(peer, round, loss=lambda net, x, y, u=received, k=weight: plain_loss(net, x, y) + k / 2 * distance(net, u))
+    models = [flat(peer.net) for peer in peers]
+    for i, peer in enumerate(peers):
+        mixed, left = torch.zeros_like(models[0]), 1.0
+        for j, other in enumerate(models):
+            if i != j:
+                squared = float(((models[i] - other) ** 2).sum())
+                attention = step * torch.exp(torch.tensor(-squared / sigma)) / sigma
+                mixed, left = mixed + attention * other, left - float(attention)
+        assign_flat(peer.net, mixed + left * models[i])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 METHODS = (
-    "fedbabu", "scaffold",
+    "apfl", "fedala", "fedamp", "per_fedavg", "pfedme", "fedbabu", "scaffold",
     "ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk",
 )  # fmt: skip
 

@@ -60,3 +60,52 @@ def test_fedbabu_leaves_the_head(tmp_path: Path) -> None:
     for id, client in federation.clients.items():
         tuned = federation.trainer.space.views(client.extra["personal"])
         assert not torch.equal(tuned["net.3.weight"], views[id]["net.3.weight"])
+
+
+def test_fedala(tmp_path: Path) -> None:
+    """After round one ½ and 1½, mean 1. The first is best served by the mean and stays there; the second's weight goes from
+    1 to 1 − (−2)·(−½) = 0, so it keeps its 1½ and goes on to 2¼."""
+    values, _, federation = pull(tmp_path, "method=fedala", "method.first_epochs=1", "trainer.rounds=2")
+    assert values == pytest.approx([1.0, 2.25])
+    weights = sorted(float(client.extra["weights"][0]) for client in federation.clients.values())
+    assert weights == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_apfl(tmp_path: Path) -> None:
+    """w goes to ½ and 1½, mean 1; v half as far, since α = ½; α stays, because v and w were the same."""
+    values, record, federation = pull(tmp_path, "method=apfl", "trainer.rounds=1")
+    assert values == pytest.approx([1.0, 1.0])
+    views = [federation.trainer.space.views(client.vector) for client in federation.clients.values()]
+    assert sorted(float(view["personal.w"]) for view in views) == pytest.approx([0.25, 0.75])
+    assert [float(view["personal.alpha"]) for view in views] == [0.5, 0.5]
+    assert record["bytes/up"] == 2 * 48
+
+
+def test_fedamp(tmp_path: Path) -> None:
+    """½ and 1½ at a squared distance of 1: each takes e⁻¹ = 0.3679 of the other."""
+    values, record, _ = pull(
+        tmp_path, "method=fedamp", "method.sigma=1", "method.step=1", "method.lam=0", "trainer.rounds=1"
+    )
+    assert values == pytest.approx([0.86788, 1.13212], abs=1e-5)
+    assert (record["bytes/up"], record["bytes/down"]) == (2 * 48, 2 * 48)
+    assert record["collaboration/own"] == pytest.approx(0.63212, abs=1e-5)
+
+
+def test_fedamp_refuses_negative_weights(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method.step must be at most 1$"):
+        pull(tmp_path, "method=fedamp", "method.sigma=1", "method.step=2", "trainer.rounds=1")
+
+
+def test_per_fedavg(tmp_path: Path) -> None:
+    """One step of ½ gets from 0 to x/2, where the gradient is −x/2: w = x/4, mean ½. Adapted from 0: x/2."""
+    values, _, federation = pull(tmp_path, "method=per_fedavg", "method.alpha=0.5", "trainer.rounds=1")
+    assert values == pytest.approx([0.5, 0.5])
+    assert sorted(float(c.extra["personal"][0]) for c in federation.clients.values()) == pytest.approx([0.5, 1.5])
+
+
+def test_pfedme(tmp_path: Path) -> None:
+    """One inner step of ½ gets θ to x/2; w follows by ½·λ·x/2 with λ = 1; mean ½."""
+    options = ["method.lam=1", "method.steps=1", "method.rate=0.5", "method.personal_epochs=1"]
+    values, _, federation = pull(tmp_path, "method=pfedme", *options, "trainer.rounds=1")
+    assert values == pytest.approx([0.5, 0.5])
+    assert sorted(float(c.extra["personal"][0]) for c in federation.clients.values()) == pytest.approx([0.5, 1.5])

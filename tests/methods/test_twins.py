@@ -32,12 +32,18 @@ TWINS: dict[str, Step] = {
     "topk": naive_sparse.topk,
     "fedbabu": naive_more.fedbabu,
     "scaffold": naive_more.scaffold,
+    "fedala": naive_more.fedala,
+    "apfl": naive_more.apfl,
+    "fedamp": naive_more.fedamp,
+    "per_fedavg": naive_more.per_fedavg,
+    "pfedme": naive_more.pfedme,
     "stc": naive_sparse.stc,
     "fedpaq": naive_sparse.fedpaq,
 }
 
 # Where the defaults differ too little from FedAvg to test a formula, or the horizon is too far.
 OPTIONS = {
+    "per_fedavg": ["method.alpha=0.05"], "fedamp": ["method.sigma=4"],
     "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
     "topk": ["method.density=0.2"], "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
 }  # fmt: skip
@@ -54,6 +60,10 @@ def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> Non
     if "personal_head.weight" in (mine := federation.trainer.space.views(client.vector)):
         assert peer.second is not None
         expected |= {f"personal_head.{name}": value for name, value in naive.parameters(peer.second).items()}
+    if "personal.alpha" in mine:
+        assert peer.second is not None
+        expected |= {f"personal.{name.replace('.', '/')}": p for name, p in naive.parameters(peer.second).items()}
+        expected |= {"personal.alpha": peer.kept["alpha"]}
     mine |= client.buffers
     expected |= dict(peer.net.named_buffers())
     assert mine.keys() == expected.keys()
