@@ -87,6 +87,12 @@
     const upright = longest * axis.ticktext.length * 7 > width - 90;
     return { ...axis, ticktext: axis.ticktext.map((name) => lines(name, upright ? 18 : 30, 1)), tickangle: upright ? -90 : 0, tickfont: { size: 11 } };
   }
+  // As high as its names need, one under the other: a panel made narrow has names of several lines.
+  function tall(axis, height) {
+    if (!axis.ticktext || axis.type === "log") return height;
+    const most = Math.max(1, ...axis.ticktext.map((name) => name.split("<br>").length));
+    return Math.max(height, 80 + 1.35 * (axis.tickfont?.size ?? 12) * most * axis.ticktext.length);
+  }
   const config = { displayModeBar: false, responsive: true, scrollZoom: false };
 
   async function draw(key) {
@@ -102,7 +108,7 @@
       const width = plots[index].clientWidth;
       [layout.xaxis, layout.yaxis] = [named(layout.xaxis, true, width), named(layout.yaxis, false, width)];
       layout.shapes = layout.shapes.filter((shape) => !hidden.has(shape.name));
-      await Plotly.react(plots[index], data, fill(layout, theme, panel.height), config);
+      await Plotly.react(plots[index], data, fill(layout, theme, tall(layout.yaxis, panel.height)), config);
     }
   }
 

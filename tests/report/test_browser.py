@@ -48,7 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specs = [Spec(method, seed, clients=8, classes=10) for method in ("local", "fedavg", "fedper") for seed in (1, 2)]
     specs += [
         Spec("fedpurin_recommended", seed, clients=8, classes=10, options={"program.tau": tau, "choices.method": name})
-        for tau in (0.1, 0.5)
+        for tau in (0.1, 0.3, 0.5)
         for seed in (1, 2)
         for name in ("fedpurin_recommended", HOSTILE + "fedpurin", f"fedpurin{IMAGE}_with_a_very_long_name")
     ]
@@ -90,6 +90,8 @@ def test_no_texts_overlap_and_none_is_cut(browser: Browser) -> None:
             assert text["left"] >= plot["frame"]["left"] - 1, (plot["figure"], text)
             assert text["right"] <= plot["frame"]["right"] + 1, (plot["figure"], text)
             assert text["bottom"] <= plot["frame"]["bottom"] + 1, (plot["figure"], text)
+    for link in browser.evaluate("[...document.querySelectorAll('nav a')].map((a) => a.getBoundingClientRect().right)"):
+        assert link <= browser.width
     in_flow = [text for text in shown["html"] if text["right"] > 0]
     assert len(in_flow) > 100
     assert overlaps(in_flow) == []

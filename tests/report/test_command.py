@@ -110,6 +110,7 @@ def test_the_page_holds_the_figures_and_the_numbers_behind_them(report: Path) ->
     for key in data["figures"]:
         assert data["files"][f"figures/{key}.csv"] == (report / "figures" / f"{key}.csv").read_text()
         assert f"href='figures/{key}.csv'" in page
+    assert "<figure id='ledger_phase'><h3>Bytes by phase</h3>" in page
     ids = re.findall(r"\bid='([^']+)'", page)
     assert len(ids) == len(set(ids))
     library = re.search(r"id='library'>([^<]*)<", page)

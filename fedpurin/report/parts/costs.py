@@ -146,9 +146,9 @@ def _ledger_figure(key: str, title: str, what: str, stacks: Stacks, comparison: 
                 for index, name in enumerate(names)
                 if (direction, name) in stacks
             ]
-            title = ", ".join(part for part in (direction.capitalize(), setting) if part)
+            head = ", ".join(part for part in (direction.capitalize(), setting) if part)
             rows_high = max(0.7, 0.3 + 0.1 * len(shown))
-            panels.append(Panel(Axis("Bytes a client and round", "bytes"), names_here, bars, title, rows=rows_high))
+            panels.append(Panel(Axis("Bytes a client and round", "bytes"), names_here, bars, head, rows=rows_high))
     rows = [
         [*label_columns(group), direction, name, value]
         for (direction, name), stack in sorted(stacks.items())

@@ -35,7 +35,7 @@ def section(comparison: Comparison) -> Section:
         left_out = len([group for group in groups if group.drawn]) - len(pictured)
         if left_out > 0:
             items.append(
-                Remark(f"Pictures by tensor and by client are of {len(pictured)} groups; {left_out} are left out.")
+                Remark(f"Pictures by tensor and by client are of {len(pictured)} groups, without {left_out} more.")
             )
     return Section("masks", "Masks", "Which parameters are critical, how that changes, and whom it joins.", items)
 
