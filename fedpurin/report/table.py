@@ -125,11 +125,13 @@ def unit_of(counts: Iterable[float]) -> tuple[str, float]:
 
 
 def format_in(count: float, size: float) -> str:
-    """A count in a given unit, at least three significant digits."""
+    """A count in a given unit, three digits of those from 1 to 100, so that neighbours are as exact."""
     if not math.isfinite(count):
         return "–"
     value = count / size
-    return f"{value:,.0f}" if abs(value) >= 100 or value == 0 else f"{value:.3g}"
+    if abs(value) >= 100 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -73,6 +73,7 @@ def test_the_default_number_of_bytes_leaves_no_method_without_a_value(tmp_path: 
 def test_a_column_of_bytes_has_one_unit() -> None:
     assert unit_of([54_119.0, 1_400_000.0, 0.0, float("nan")]) == ("kB", 1e3)
     assert [format_in(count, 1e3) for count in (54_119, 1_400_000, 0, float("nan"))] == ["54.1", "1,400", "0", "–"]
+    assert [format_in(count, 1e3) for count in (27_000, 3_000, 456)] == ["27.0", "3.00", "0.456"]
 
 
 def test_a_skipped_run_is_listed_with_the_error_that_it_recorded(tmp_path: Path) -> None:
