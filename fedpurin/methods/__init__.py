@@ -15,12 +15,15 @@ from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
 from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
+from fedpurin.methods.fedselect import FedSelect
 from fedpurin.methods.local import Local
+from fedpurin.methods.lotteryfl import LotteryFL
 from fedpurin.methods.per_fedavg import PerFedAvg
 from fedpurin.methods.pfedme import PFedMe
 from fedpurin.methods.pfedsd import PFedSD
 from fedpurin.methods.scaffold import Scaffold
 from fedpurin.methods.stc import STC
+from fedpurin.methods.sub_fedavg import SubFedAvg
 from fedpurin.methods.topk import TopK
 
 __all__ = [
@@ -39,12 +42,15 @@ __all__ = [
     "FedProx",
     "FedRep",
     "FedRoD",
+    "FedSelect",
     "Local",
+    "LotteryFL",
     "Method",
     "PFedMe",
     "PFedSD",
     "PerFedAvg",
     "Round",
     "Scaffold",
+    "SubFedAvg",
     "TopK",
 ]

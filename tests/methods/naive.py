@@ -32,6 +32,8 @@ class Peer:
     second: nn.Module | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
     named: Named = field(default_factory=dict)
+    server: Named = field(default_factory=dict)
+    initial: Named = field(default_factory=dict)
 
 
 def parameters(net: nn.Module) -> Named:
@@ -51,6 +53,7 @@ def fit(
     epochs: int = EPOCHS,
     purpose: str = "fit",
     only: Callable[[str], bool] = lambda name: True,
+    after_step: Callable[..., None] = lambda *_: None,
 ) -> int:
     """SGD with momentum on the parameters that `only` lets through, as anyone would write it; the number of steps."""
     net = net or peer.net
@@ -65,6 +68,7 @@ def fit(
                 optimizer.zero_grad()
                 loss(net, peer.x[index], peer.y[index]).backward()
                 optimizer.step()
+                after_step(optimizer)
                 steps += 1
     return steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpurin.seeding import torch_generator
-from tests.methods.naive import Peer, local, parameters, samples
+from tests.methods.naive import Named, Peer, fit, local, parameters, samples
 
 
 def flat(net: nn.Module) -> Tensor:
@@ -91,3 +92,119 @@ def fedpaq(peers: list[Peer], round: int, bits: int = 4) -> None:
     mean = compressed(peers, round, [1.0] * len(peers), quantise, feedback=False)
     for peer in peers:
         assign_flat(peer.net, before + mean)
+
+
+def is_weight(name: str) -> bool:
+    return name in ("net.0.weight", "net.3.weight")
+
+
+def fit_elements(peer: Peer, round: int, free: Named, epochs: int = 2, purpose: str = "fit") -> None:
+    """A fit that puts every other element back after each step: what `free` marks with ones learns."""
+    start = parameters(peer.net)
+
+    def hold(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for name, p in peer.net.named_parameters():
+            p.data = torch.where(free[name] > 0, p.data, start[name])
+
+    fit(peer, round, epochs=epochs, purpose=purpose, after_step=hold)
+
+
+def sparse_mean(peers: list[Peer], sent: list[Named], before: Named) -> Named:
+    """Element by element over whoever sends it; `before` where nobody does."""
+    mean = {}
+    for name, old in before.items():
+        flat_mean = old.flatten().clone()
+        for q in range(len(flat_mean)):
+            values = [
+                float(parameters(peer.net)[name].flatten()[q])
+                for peer, mask in zip(peers, sent, strict=True)
+                if mask[name].flatten()[q] > 0
+            ]
+            if values:
+                flat_mean[q] = sum(values) / len(values)
+        mean[name] = flat_mean.view(old.shape)
+    return mean
+
+
+def prune(weights: Named, kept: Named, share: float, names: list[str]) -> Named:
+    """Take the smallest of what is kept in these tensors together."""
+    places = [(n, q) for n in names for q in range(kept[n].numel()) if kept[n].flatten()[q]]
+    alive = [(abs(float(weights[n].flatten()[q])), n, q) for n, q in places]
+    left = {n: k.clone() for n, k in kept.items()}
+    for _, n, q in sorted(alive)[: int(share * len(alive))]:
+        left[n].view(-1)[q] = 0.0
+    return left
+
+
+def receive(peer: Peer, server: Named, shared: Named) -> None:
+    for name, p in peer.net.named_parameters():
+        p.data = torch.where(shared[name] > 0, server[name], p.data)
+
+
+def begin_partial(peers: list[Peer], round: int) -> None:
+    """Everybody starts with everything kept; the server's model is kept with the first peer."""
+    for peer in peers:
+        if round == 0:
+            peer.named = {name: torch.ones_like(p) for name, p in parameters(peer.net).items()}
+        else:
+            receive(peer, peers[0].server, peer.named)
+    if round == 0:
+        peers[0].server = parameters(peers[0].net)
+        peers[0].initial = parameters(peers[0].net)
+
+
+def sub_fedavg(peers: list[Peer], round: int, rate: float = 0.2) -> None:
+    begin_partial(peers, round)
+    for peer in peers:
+        fit_elements(peer, round, peer.named, epochs=1, purpose="fit/first")
+        early = parameters(peer.net)
+        fit_elements(peer, round, peer.named)
+        late = parameters(peer.net)
+        first = second = peer.named
+        for name in filter(is_weight, late):
+            first, second = prune(early, first, rate, [name]), prune(late, second, rate, [name])
+        moved = [float((first[n] != second[n]).float().mean()) for n in filter(is_weight, late)]
+        if sum(moved) / len(moved) > 0.01:
+            peer.named = second
+            for name, p in peer.net.named_parameters():
+                p.data = p.data * second[name]
+    peers[0].server = sparse_mean(peers, [peer.named for peer in peers], peers[0].server)
+
+
+def lotteryfl(peers: list[Peer], round: int, rate: float = 0.2) -> None:
+    begin_partial(peers, round)
+    for peer in peers:
+        if round > 0:
+            received = parameters(peer.net)
+            peer.named = prune(received, peer.named, rate, [*filter(is_weight, received)])
+            for name, p in peer.net.named_parameters():
+                p.data = peers[0].initial[name] * peer.named[name]
+        fit_elements(peer, round, peer.named)
+    peers[0].server = sparse_mean(peers, [peer.named for peer in peers], peers[0].server)
+
+
+def fedselect(peers: list[Peer], round: int, rate: float = 0.2) -> None:
+    """`named` marks what is common."""
+    begin_partial(peers, round)
+    sent = []
+    for peer in peers:
+        start = parameters(peer.net)
+        if round > 0:
+            fit_elements(peer, round, {n: 1 - k for n, k in peer.named.items()}, purpose="fit/personal")
+        fit_elements(peer, round, peer.named)
+        sent.append(peer.named)
+        change = {n: -(p - start[n]).abs() for n, p in parameters(peer.net).items()}
+        chosen = peer.named
+        for name in filter(is_weight, change):
+            count = builtins.round(rate * float(peer.named[name].sum()))
+            chosen = take_smallest(change, chosen, name, count)
+        peer.named = chosen
+    peers[0].server = sparse_mean(peers, sent, peers[0].server)
+
+
+def take_smallest(values: Named, kept: Named, name: str, count: int) -> Named:
+    alive = sorted((float(values[name].flatten()[q]), q) for q in range(kept[name].numel()) if kept[name].flatten()[q])
+    left = {n: k.clone() for n, k in kept.items()}
+    for _, q in alive[:count]:
+        left[name].view(-1)[q] = 0.0
+    return left

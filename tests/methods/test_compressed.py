@@ -33,18 +33,23 @@ class Pull3(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-def pull3(run_dir: Path, *overrides: str) -> tuple[list[float], list[dict[str, Any]]]:
-    """Two clients with a target each, one step a round; the common model at the end, and the records."""
+def run3(run_dir: Path, module: LightningModule, *overrides: str) -> fedpurin.RunResult:
+    """Two clients with a target each, one step an epoch."""
     y = torch.arange(2).repeat(20)
     data = TensorDataset(TARGETS[y], y)
-    result = fedpurin.simulate(
+    return fedpurin.simulate(
         [
             "partition=pathological", "partition.classes_per_client=1", "partition.num_clients=2",
             "trainer.batch_size=100", "trainer.accelerator=cpu", "trainer.threads=1", "trainer.local_epochs=1",
             "callbacks.progress=null", "callbacks.mask_selection=null", "checkpoint.every=0", *overrides,
         ],
-        module=Pull3(), train=data, test=data, run_dir=run_dir,
+        module=module, train=data, test=data, run_dir=run_dir,
     )  # fmt: skip
+
+
+def pull3(run_dir: Path, *overrides: str) -> tuple[list[float], list[dict[str, Any]]]:
+    """The common model at the end of one step a round, and the records."""
+    result = run3(run_dir, Pull3(), *overrides)
     one, two = (client.vector[:3].tolist() for client in result.federation.clients.values())
     assert one == two or "trainer.clients_per_round=1" in overrides, "all hold the same model"
     return one, result.history

@@ -32,6 +32,9 @@ TWINS: dict[str, Step] = {
     "topk": naive_sparse.topk,
     "fedbabu": naive_more.fedbabu,
     "scaffold": naive_more.scaffold,
+    "sub_fedavg": naive_sparse.sub_fedavg,
+    "lotteryfl": naive_sparse.lotteryfl,
+    "fedselect": naive_sparse.fedselect,
     "fedala": naive_more.fedala,
     "apfl": naive_more.apfl,
     "fedamp": naive_more.fedamp,
@@ -44,6 +47,8 @@ TWINS: dict[str, Step] = {
 # Where the defaults differ too little from FedAvg to test a formula, or the horizon is too far.
 OPTIONS = {
     "per_fedavg": ["method.alpha=0.05"], "fedamp": ["method.sigma=4"],
+    "sub_fedavg": ["method.rate=0.2", "method.accuracy=0", "method.distance=0.01"],
+    "lotteryfl": ["method.rate=0.2", "method.accuracy=0"], "fedselect": ["method.rate=0.2"],
     "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
     "topk": ["method.density=0.2"], "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
 }  # fmt: skip
@@ -69,6 +74,11 @@ def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> Non
     assert mine.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    for name, kept in client.extra.items():
+        if name in ("kept", "personal") and peer.named:
+            wanted = torch.cat([mask.flatten() for mask in peer.named.values()])
+            found = federation.trainer.space.layout.extract(kept)
+            assert torch.equal(found, wanted if name == "kept" else 1 - wanted), name
     for name in client.extra.keys() & peer.kept.keys():
         kept = federation.trainer.space.layout.extract(client.extra[name])
         torch.testing.assert_close(kept, peer.kept[name], rtol=0, atol=1e-6)

@@ -1,0 +1,87 @@
+"""LotteryFL (Li et al., SEC 2021, arXiv 2008.03371, Algorithm 1): each client looks for its own lottery ticket.
+
+Shares every trainable parameter of the client's ticket m_i. Where the model that a client has received is accurate enough,
+and less than `target` is pruned, the client prunes the smallest `rate` of its remaining weights, of all tensors together,
+and starts again from the initial weights θ_0; otherwise it trains on:
+    m_i ← m_i without the smallest of w ⊙ m_i,  w_i ← SGD from θ_0 ⊙ m_i      or      w_i ← SGD from w ⊙ m_i
+    w_q ← mean of w_i,q over the clients whose tickets have q
+The paper measures that accuracy on validation data, which a client does not have here: it is `accuracy/merged` as last
+measured, on test data (`trainer.evaluate_every`); `accuracy: 0` leaves test data out of it. The mean's divisor is taken
+from re-implementations; the authors' code was not to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpurin.exchange import Exchange
+from fedpurin.local.client import Client
+from fedpurin.local.fit import LocalFit
+from fedpurin.methods.base import OPTIONS, Round
+from fedpurin.methods.partial import Partial, weight_matrices
+from fedpurin.space import Layout
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class LotteryFL(Partial):
+    """A sparse mean of tickets; `extra["kept"]` is m_i, as ones and zeros."""
+
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the remaining weights that a pruning removes."""
+    target: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the weights beyond which a client no longer prunes."""
+    accuracy: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Least accuracy of a model that is pruned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._initial: Tensor | None = None
+
+    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+        is_first = self._global is None
+        super().begin(round, exchange, shared)
+        if is_first:
+            assert self._global is not None
+            self._initial = self._global.clone()
+            return
+        for client in round.clients:
+            self._draw(client)
+
+    def _draw(self, client: Client) -> None:
+        """Prune and start again, or leave the model as it was received."""
+        assert self._initial is not None
+        kept = self.shared_elements(client)
+        segments = weight_matrices(self._shared)
+        weights = torch.zeros_like(kept)
+        for segment in segments:
+            weights[segment.slice] = True
+        alive = torch.nonzero(kept & weights).squeeze(1)
+        pruned = 1.0 - len(alive) / int(weights.sum())
+        is_accurate = self.accuracy == 0 or client.metrics.get("accuracy/merged", 0.0) >= self.accuracy
+        if pruned >= self.target or not is_accurate:
+            return
+        smallest = client.vector.abs()[alive].topk(int(self.rate * len(alive)), largest=False).indices
+        kept[alive[smallest]] = False
+        client.store("kept", kept.float())
+        client.vector[: self._shared.length] = self._initial * kept[: self._shared.length]
+
+    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+        return (LocalFit(update_mask=self.shared_elements(client)),)
+
+    def shared_elements(self, client: Client) -> Tensor:
+        if "kept" not in client.extra:
+            client.extra["kept"] = torch.ones_like(client.vector)
+        return client.extra["kept"] > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"initial": self._initial}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._initial = state["initial"]

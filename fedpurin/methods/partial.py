@@ -1,0 +1,111 @@
+"""Base of the methods whose clients share elements of their own choice: a mean over whoever sends an element.
+
+With k_i the elements that client i shares, K_q = {i : q ∈ k_i} and s_i its weight:
+    w_q ← Σ_{i∈K_q} s_i w_i,q / Σ_{i∈K_q} s_i,  unchanged where nobody sends        client i receives w at k_i
+Values go up and come down sparse, with their index. The server's answer to a round comes down when the client is drawn
+again, as most methods do it under partial participation, so that a client's own choice is up to date; in the first round
+everybody holds the initial weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float32
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpurin.config import ConfigError
+from fedpurin.exchange import Exchange, Update
+from fedpurin.local.client import Client
+from fedpurin.methods.base import OPTIONS, Method, Round
+from fedpurin.space import Layout, ParameterSpace, Segment, pack_mask, unpack_mask
+
+
+@dataclass(kw_only=True, config=OPTIONS)
+class Partial(Method):
+    """A sparse mean. A method says what a client shares, and what becomes of its model and choice after the fits."""
+
+    weighting: Literal["samples", "uniform"] = "uniform"
+
+    def __post_init__(self) -> None:
+        self._global: Tensor | None = None
+        self._shared: Layout
+
+    def shared_elements(self, client: Client) -> Bool[Tensor, " shared_length"]:
+        """k_i; may be True in the padding, which nobody sends."""
+        raise NotImplementedError
+
+    def conclude(self, client: Client) -> None:
+        """After the client's fits, before it sends."""
+
+    def choose(self, client: Client) -> None:
+        """After the upload: choose k_i anew. The answer comes at what it sent; of that it takes what it still shares."""
+
+    def check(self, space: ParameterSpace, num_participants: int) -> None:
+        if not weight_matrices(space.shared):
+            raise ConfigError(
+                f"method={type(self).__name__} chooses among the weights of layers (tensors of two dimensions and more), and "
+                "this model has none"
+            )
+
+    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+        self._shared = shared
+        if self._global is None:
+            self._global = exchange.common(round.clients[0].vector if round.clients else None)
+            return
+        # The server knows what a client sent last (`client.mask`); all goes to whoever has sent nothing yet.
+        received_by = exchange.answer({client.id: Update(self._global, client.mask) for client in round.clients})
+        for client in round.clients:
+            received = received_by[client.id]
+            part = client.vector[: shared.length]
+            part.copy_(torch.where(self._elements(client) & unpack_mask(received.mask), received.vector, part))
+
+    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+        assert self._global is not None, "begin has run"
+        for client in round.clients:
+            self.conclude(client)
+        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
+        for client in round.clients:
+            client.mask = pack_mask(self._elements(client))
+        updates = {client.id: Update(client.vector, client.mask) for client in round.clients}
+        mean, senders = exchange.average_updates(updates, weights, divide_by="senders")
+        self._global = torch.where(senders > 0, mean, self._global)
+        for client in round.clients:
+            self.choose(client)
+        return {"update/density": float(senders.sum()) / self._shared.size}
+
+    def merged(self, client: Client) -> Tensor:
+        assert self._global is not None, "a round has ended"
+        merged = client.vector.clone()
+        part = merged[: len(self._global)]
+        part.copy_(torch.where(self._elements(client), self._global, part))
+        return merged
+
+    def _elements(self, client: Client) -> Tensor:
+        return self.shared_elements(client) & self._shared.parameter_mask(client.vector.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"global": self._global}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._global = state["global"]
+
+
+def weight_matrices(layout: Layout) -> list[Segment]:
+    """The tensors that are pruned or chosen from: weights, neither biases nor norms."""
+    return [segment for segment in layout if len(segment.shape) > 1 and not segment.is_norm]
+
+
+def without_smallest(
+    size: Float32[Tensor, " length"], kept: Bool[Tensor, " length"], share: float, parts: Sequence[slice]
+) -> Bool[Tensor, " length"]:
+    """`kept` without the ⌊share·n⌋ smallest of its n elements in each part."""
+    left = kept.clone()
+    for part in parts:
+        alive = torch.nonzero(kept[part]).squeeze(1) + part.start
+        count = int(share * len(alive))
+        left[alive[size[alive].topk(count, largest=False).indices]] = False
+    return left

@@ -1,0 +1,73 @@
+"""Methods whose clients share elements of their own choice, on numbers worked out by hand.
+
+One weight matrix of three elements goes half the way to the client's target in a step: (4, 1, −2) or (8, −16, 1), from 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fedpurin.config import ConfigError
+from tests.methods.test_compressed import Pull3, pull3, run3
+
+
+class Matrix(Pull3):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1, 3))
+
+
+def matrix(run_dir: Path, *overrides: str) -> tuple[list[list[float]], list[dict[str, Any]]]:
+    """Both clients' models after two rounds, the one with the first target first, and the records."""
+    result = run3(run_dir, Matrix(), "trainer.rounds=2", *overrides)
+    models = [client.vector[:3].tolist() for client in result.federation.clients.values()]
+    return sorted(models), result.history
+
+
+def test_sub_fedavg_prunes_where_the_order_moved(tmp_path: Path) -> None:
+    """Two epochs: (3, ¾, −1½) and (6, −12, ¾), mean (4½, −5⅝, −⅜). From there the first client's smallest element after one
+    epoch is the third, after two the second, which goes; the second client's is the third both times: it waits."""
+    models, history = matrix(tmp_path, "method=sub_fedavg", "method.rate=0.34", "method.accuracy=0")
+    assert models[0] == pytest.approx([4.125, 0.0, -1.59375])
+    assert models[1] == pytest.approx([7.125, -13.40625, 0.65625])
+    assert [record["update/density"] for record in history] == pytest.approx([1.0, 5 / 6])
+    # Header and table, then three values, or two and a byte that says which.
+    assert [record["bytes/up"] for record in history] == [56 + 56, 53 + 56]
+    assert [record["bytes/down"] for record in history] == [0, 56 + 56]
+
+
+def test_sub_fedavg_stops_at_the_target(tmp_path: Path) -> None:
+    models, _ = matrix(tmp_path, "method=sub_fedavg", "method.rate=0.34", "method.accuracy=0", "method.target=0")
+    assert all(0.0 not in model for model in models)
+
+
+def test_lotteryfl_starts_again_from_the_initial_weights(tmp_path: Path) -> None:
+    """(2, ½, −1) and (4, −8, ½), mean (3, −3¾, −¼): both drop the third element and start again from 0."""
+    models, history = matrix(tmp_path, "method=lotteryfl", "method.rate=0.34", "method.accuracy=0")
+    assert models == [pytest.approx([2.0, 0.5, 0.0]), pytest.approx([4.0, -8.0, 0.0])]
+    assert (history[1]["bytes/up"], history[1]["bytes/down"]) == (2 * 53, 2 * 56)
+
+
+def test_lotteryfl_waits_for_accuracy(tmp_path: Path) -> None:
+    """What `validation_step` logs as accuracy is Σw of the mean, −1 for both."""
+    models, _ = matrix(tmp_path, "method=lotteryfl", "method.rate=0.34")
+    assert all(0.0 not in model for model in models)
+
+
+def test_fedselect_keeps_what_moved_most(tmp_path: Path) -> None:
+    """The first element of the first client and the second of the second become personal; the others take the mean."""
+    models, history = matrix(tmp_path, "method=fedselect", "method.rate=0.34")
+    assert models[0] == pytest.approx([3.0, -1.375, -1.125])
+    assert models[1] == pytest.approx([5.5, -12.0, 0.375])
+    assert history[1]["update/density"] == pytest.approx(2 / 3)
+    assert (history[1]["bytes/up"], history[1]["bytes/down"]) == (2 * 53, 2 * 56)
+
+
+def test_there_must_be_weights(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="method=FedSelect chooses among the weights of layers"):
+        pull3(tmp_path, "method=fedselect", "trainer.rounds=1")
