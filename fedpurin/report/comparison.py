@@ -20,7 +20,7 @@ from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
 from fedpurin.report.read import Array, Run
 from fedpurin.report.relevance import DETAILS, relevant
-from fedpurin.report.style import Style, categorical
+from fedpurin.report.style import LOCAL, Style, categorical
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
 SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
@@ -296,7 +296,7 @@ def _styles(named: Sequence[Named]) -> dict[str, Style]:
     for index, method in enumerate(methods):
         levels = [label for label in others if owner[label] == method and label in shown]
         styles |= {label: categorical(index, level, len(levels)) for level, label in enumerate(levels)}
-    return styles | {label: Style("muted", "dash", "x") for label in accuracy if owner[label] == "local"}
+    return styles | {label: LOCAL for label in accuracy if owner[label] == "local"}
 
 
 def _select(options: Mapping[str, Any], setting: bool) -> dict[str, Any]:

@@ -24,6 +24,8 @@ TITLE_CHARACTERS, LEGEND_CHARACTERS = 9.5, 9.0
 """As many as fit into an inch at a font of 9 pt."""
 NAME_CHARACTERS = {"x": 18, "y": 26}
 """As much of a name as is written; longer ones would leave the panel no place."""
+RING_POINTS, NAMED_POINTS = 380.0, 9.0
+"""Length of a ring of clients, and the smallest of its points that holds a name."""
 KINDS = ("png", "svg", "pdf")
 METADATA: dict[str, Any] = {
     "png": {"Software": None},
@@ -129,6 +131,8 @@ def _scale(axis: Axes, which: str, spec: Axis, panel: Panel, width: float) -> No
             axis.invert_yaxis()
     elif spec.low is not None or spec.high is not None:
         getattr(axis, f"set_{which}lim")(spec.low, spec.high)
+    elif not spec.log and not spec.hidden and (flat := panel.flat_range(which)):
+        getattr(axis, f"set_{which}lim")(*flat)
     if spec.kind == "share":
         ticks.set_major_formatter(FuncFormatter(_percent))
     elif spec.kind == "bytes":
@@ -190,12 +194,13 @@ def _draw_points(mark: Points, axis: Axes, scale: float) -> None:
     colour = LIGHT[mark.style.colour]
     if mark.x_error is not None or mark.y_error is not None:
         axis.errorbar(mark.x, mark.y, xerr=mark.x_error, yerr=mark.y_error, fmt="none", ecolor=colour, elinewidth=1)
-    area = 110.0 * mark.size if mark.size is not None else 130.0 if mark.names else 30.0
+    across = min(11.4, RING_POINTS / max(len(mark.names), 1))
+    area = 110.0 * mark.size if mark.size is not None else across**2 if mark.names else 30.0
     axis.scatter(
         mark.x, mark.y, s=scale**2 * area, color=colour, marker=MARKERS[mark.style.marker], linewidths=1.0, zorder=3,
         alpha=0.4 if mark.style.quiet else 0.85 if mark.size is not None else 1.0,
     )  # fmt: skip
-    for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
+    for x, y, name in zip(mark.x, mark.y, mark.names if across >= NAMED_POINTS else (), strict=False):
         axis.annotate(name, (x, y), ha="center", va="center", fontsize=7 * scale, color="white", zorder=4)
 
 

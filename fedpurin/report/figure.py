@@ -135,6 +135,25 @@ class Panel:
         values: Array = np.concatenate([np.empty(0), *several])
         return values[np.isfinite(values)]
 
+    def flat_range(self, which: str) -> tuple[float, float] | None:
+        """Where an axis starts and ends if all that is drawn on it is one value: left alone, ticks would repeat it."""
+        values = [self.values(which)]
+        for mark in self.marks:
+            if isinstance(mark, Level) and which == "y":
+                values.append(np.array([mark.y, mark.y + np.nan_to_num(mark.std)]))
+            if isinstance(mark, Line) and which == "y" and mark.low is not None and mark.high is not None:
+                values += [mark.low, mark.high]
+            if isinstance(mark, Points) and (error := mark.x_error if which == "x" else mark.y_error) is not None:
+                values.append(getattr(mark, which) + np.nan_to_num(error))
+        known = np.concatenate(values)
+        known = known[np.isfinite(known)]
+        if not len(known) or known.max() - known.min() > 1e-3 * abs(known).max():
+            return None
+        value = float(known.mean())
+        if (self.x if which == "x" else self.y).kind == "share":
+            return max(value - 0.05, -0.005), min(value + 0.05, 1.005)
+        return (0.0, 2 * value) if value > 0 else (value - 1.0, value + 1.0)
+
     def decade_steps(self, which: str) -> tuple[int, ...]:
         """Which multiples of a power of ten a logarithmic axis names: the fewer, the more decades it spans."""
         values = self.values(which)

@@ -31,6 +31,8 @@ HOVER: dict[Kind, str] = {
 }  # fmt: skip
 MAX_UNIT_TICKS = 10
 LEVEL_POINTS = 24
+RING_PIXELS, NAMED_PIXELS = 560.0, 15.0
+"""Length of a ring of clients, and the smallest of its points that holds a name; smaller ones tell it when hovered."""
 HEIGHT = 300  # pixels of a usual panel
 
 
@@ -75,6 +77,11 @@ def _axis(axis: Axis, panel: Panel, which: str) -> dict[str, Any]:
             layout["dtick"] = 1  # left alone, plotly.js puts ticks between whole numbers
         if axis.low is not None or axis.high is not None:
             layout["range"] = [axis.low, axis.high]
+        elif (flat := panel.flat_range(which)) and not axis.hidden:
+            layout["range"] = list(flat)
+    grid = next((mark for mark in panel.marks if isinstance(mark, Grid)), None)
+    if which == "y" and grid is not None and not axis.categories:
+        layout["range"] = [len(grid.values) - 0.5, -0.5]  # rows from the top, as in the files
     if panel.square and which == "y":
         layout |= {"scaleanchor": "x", "constrain": "domain"}
     if panel.square and which == "x":
@@ -179,15 +186,16 @@ def _points(mark: Points, panel: Panel) -> dict[str, Any]:
     if mark.size is not None:
         marker |= {"size": _numbers(SHARE_OF_BUBBLE * np.sqrt(mark.size)), "line": {"width": 0}, "opacity": 0.85}
     elif mark.names:
-        marker["size"] = 19
+        marker["size"] = min(19.0, RING_PIXELS / len(mark.names))
+    shows_names = len(mark.names) and marker["size"] >= NAMED_PIXELS
     trace: dict[str, Any] = {
-        "type": "scatter", "mode": "markers+text" if mark.names else "markers", "name": mark.label,
+        "type": "scatter", "mode": "markers+text" if shows_names else "markers", "name": mark.label,
         "x": _numbers(mark.x), "y": _numbers(mark.y), "marker": marker,
     }  # fmt: skip
     for name, error in (("error_x", mark.x_error), ("error_y", mark.y_error)):
         if error is not None:
             trace[name] = {"array": _numbers(np.nan_to_num(error)), "color": colour, "thickness": 1.2, "width": 3}
-    if mark.names:
+    if shows_names:
         trace |= {"text": [_safe(name) for name in mark.names], "textfont": {"size": 10, "color": "§paper"}}
     if len(mark.notes):
         trace |= {"customdata": list(mark.notes), "hovertemplate": "%{customdata}<extra></extra>"}

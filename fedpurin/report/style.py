@@ -88,6 +88,8 @@ class Style:
 
 
 REFERENCE = Style("muted", "dash")
+LOCAL = Style("muted", "dash", "x")
+"""Separate training, which the others are measured against."""
 
 
 def categorical(index: int, level: int = 0, levels: int = 1) -> Style:

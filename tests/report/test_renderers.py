@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.cbook import boxplot_stats
 
 from fedpurin.report.draw import draw_files
-from fedpurin.report.figure import Axis, Box, Figure, Level, Line, Panel
+from fedpurin.report.figure import Axis, Box, Figure, Grid, Level, Line, Panel, Points
 from fedpurin.report.interactive import to_plotly
 from fedpurin.report.style import DARK, LIGHT, Style, categorical, contrast
 from fedpurin.report.table import Numbers
@@ -66,6 +68,32 @@ def test_a_level_has_a_band_and_its_spread_in_the_hover() -> None:
     trace = drawn["data"][-1]
     assert (trace["x"][0], trace["x"][-1], set(trace["y"])) == (1, 9, {0.25})
     assert trace["hovertemplate"] == "<b>alone</b><br>Accuracy %{y:.2%} ± 12.50 pp<extra></extra>"
+
+
+def test_ticks_do_not_repeat_where_all_values_are_one() -> None:
+    point = Points("m", np.array([8e6]), np.array([0.8]), Style("c0"), x_error=np.array([np.nan]))
+    panel = Panel(Axis("Bytes", "bytes"), Axis("Accuracy", "share"), [point])
+    (drawn,) = to_plotly(Figure("k", "t", "c", [panel], Numbers((), ())))
+    assert drawn["layout"]["xaxis"]["range"] == [0, 16e6]
+    assert drawn["layout"]["yaxis"]["range"] == pytest.approx([0.75, 0.85])
+    spread = replace(point, y_error=np.array([0.125]))
+    (drawn,) = to_plotly(Figure("k", "t", "c", [replace(panel, marks=[spread])], Numbers((), ())))
+    assert "range" not in drawn["layout"]["yaxis"]
+
+
+def test_rows_of_a_grid_run_from_the_top_in_both() -> None:
+    panel = Panel(Axis("Class", "count"), Axis("Client", "count"), [Grid("samples", np.zeros((3, 2)), "count")])
+    (drawn,) = to_plotly(Figure("k", "t", "c", [panel], Numbers((), ())))
+    assert drawn["layout"]["yaxis"]["range"] == [2.5, -0.5]
+
+
+@pytest.mark.parametrize(("clients", "mode", "size"), [(20, "markers+text", 19), (64, "markers", 8.75)])
+def test_points_on_a_ring_are_named_where_a_name_fits(clients: int, mode: str, size: float) -> None:
+    names = [str(id) for id in range(clients)]
+    ring = Points("", np.zeros(clients), np.zeros(clients), Style("c0"), names=names, notes=names)
+    frame = Axis("", low=-1.25, high=1.25, hidden=True)
+    (drawn,) = to_plotly(Figure("k", "t", "c", [Panel(frame, frame, [ring], square=True)], Numbers((), ())))
+    assert (drawn["data"][0]["mode"], drawn["data"][0]["marker"]["size"]) == (mode, size)
 
 
 def test_long_names_leave_the_files_a_figure(recwarn: pytest.WarningsRecorder) -> None:

@@ -24,7 +24,7 @@ from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark
 from fedpurin.report.parts.accuracy import ACCURACY_AXIS, both_ways, quiet_first, reference
 from fedpurin.report.parts.overview import final_accuracy
 from fedpurin.report.read import Run
-from fedpurin.report.style import Style, categorical
+from fedpurin.report.style import LOCAL, Style, categorical
 from fedpurin.report.table import Numbers
 
 MAX_SETTINGS = 3
@@ -175,8 +175,7 @@ def _styles(comparison: Comparison, series: dict[str, list[Group]]) -> dict[str,
     styles = {}
     for method, labels in owners.items():
         for level, label in enumerate(labels):
-            index = methods.index(method) if method in methods else len(methods)
-            styles[label] = categorical(index, level, len(labels))
+            styles[label] = LOCAL if method == "local" else categorical(methods.index(method), level, len(labels))
     return styles
 
 
