@@ -156,7 +156,8 @@ class Federation:
     def _evaluate(self, clients: Sequence[Client], variant: str) -> None:
         """Measure one variant of the clients' models (METHOD step 8), each on its own test data."""
         vectors = [self._variant(client, variant) for client in clients]
-        for client, measured in zip(clients, self.executor.evaluate(clients, vectors), strict=True):
+        seen = [client.as_evaluated(variant) for client in clients]
+        for client, measured in zip(clients, self.executor.evaluate(seen, vectors), strict=True):
             client.metrics[f"accuracy/{variant}"] = measured["accuracy"]
 
     def _variant(self, client: Client, variant: str) -> Tensor:

@@ -6,6 +6,7 @@ from lightning_modules.corrected import Corrected
 from lightning_modules.distilling import Distilling
 from lightning_modules.interpolating import Interpolating
 from lightning_modules.meta import Adapting, Enveloping
+from lightning_modules.prototyping import Prototyping
 from lightning_modules.proximal import Proximal
 from lightning_modules.two_headed import TwoHeaded
 
@@ -17,6 +18,7 @@ __all__ = [
     "Enveloping",
     "ImageClassifier",
     "Interpolating",
+    "Prototyping",
     "Proximal",
     "TwoHeaded",
 ]

@@ -177,6 +177,7 @@ class Exchange:
         *,
         code: Code | None = None,
         divide_by: Literal["all", "senders"] = "all",
+        layout: Layout | None = None,
     ) -> tuple[Float32[Tensor, " length"], Float32[Tensor, " length"]]:
         """Σ_j s_j·u_j over everybody's updates u_j, divided by Σ_j s_j over `all`, or over those who sent a value there.
 
@@ -184,9 +185,10 @@ class Exchange:
         ascending id, each product and sum in float32: the same bits on any number of ranks.
         """
         everybody = sum(weights[client] for client in self.setting.participants)
-        total = torch.zeros(self.layout.length, dtype=torch.float32, device=self.processes.device)
+        length = (layout or self.layout).length
+        total = torch.zeros(length, dtype=torch.float32, device=self.processes.device)
         senders = torch.zeros_like(total)
-        for client, received in self.gather(updates, code=code):
+        for client, received in self.gather(updates, code=code, layout=layout):
             share = weights[client] / everybody
             total += share * received.vector
             senders += share * unpack_mask(received.mask)

@@ -6,7 +6,7 @@ Owns: what a client keeps between rounds. Does not own: how it is trained (`trai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
@@ -25,7 +25,8 @@ class Client:
     `vector` is the client's personalised model in the order of the parameter space; `buffers` are its running
     statistics; `class_counts` are its training samples by class, where labels are classes; `mask` is the packed
     critical-parameter mask of its last fit; `extra` holds vectors that a method keeps per client (Ditto's second
-    model, pFedSD's teacher); `metrics` are its latest measured values; `reach` is how far its last fit that was to
+    model, pFedSD's teacher); `metrics` are its latest measured values; `personal_buffers` are the running statistics of a fit
+    that started from its model for an evaluation alone; `reach` is how far its last fit that was to
     measure it would have come with gradients of one (`reach.py`).
     """
 
@@ -39,10 +40,16 @@ class Client:
     metrics: dict[str, float] = field(default_factory=dict)
     class_counts: Int64[Tensor, " classes"] | None = None
     reach: float = 0.0
+    personal_buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_train(self) -> int:
         return len(self.train_indices)
+
+    def as_evaluated(self, variant: str) -> Client:
+        """The client with the running statistics that belong to a variant of its model."""
+        has_own = variant == "personalized" and self.personal_buffers
+        return replace(self, buffers=self.personal_buffers) if has_own else self
 
     def vector_named(self, name: str) -> Float32[Tensor, " length"]:
         """Its own model (`MODEL`), or one of `extra`."""
@@ -62,6 +69,8 @@ class Client:
         if fit.start == MODEL and MODEL in fit.keep:
             for name, buffer in self.buffers.items():
                 buffer.copy_(buffers[name])
+        elif fit.start == MODEL:
+            self.personal_buffers = {name: buffers[name].clone() for name in self.buffers}
 
 
 @dataclass(frozen=True)

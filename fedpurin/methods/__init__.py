@@ -11,6 +11,7 @@ from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
 from fedpurin.methods.fedpaq import FedPAQ
 from fedpurin.methods.fedper import FedPer
+from fedpurin.methods.fedproto import FedProto
 from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
 from fedpurin.methods.fedrep import FedRep
@@ -39,6 +40,7 @@ __all__ = [
     "FedPAQ",
     "FedPURIN",
     "FedPer",
+    "FedProto",
     "FedProx",
     "FedRep",
     "FedRoD",

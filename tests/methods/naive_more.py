@@ -177,3 +177,34 @@ def fedamp(peers: list[Peer], round: int, lam: float = 1.0, step: float = 1.0, s
                 attention = step * torch.exp(torch.tensor(-squared / sigma)) / sigma
                 mixed, left = mixed + attention * other, left - float(attention)
         assign_flat(peer.net, mixed + left * models[i])
+
+
+def fedproto(peers: list[Peer], round: int, lam: float = 1.0) -> None:
+    """`named` holds the means received, by class."""
+    means: list[dict[int, Tensor]] = []
+    for peer in peers:
+        seen: dict[int, list[Tensor]] = {}
+
+        def loss(
+            net: nn.Module,
+            x: Tensor,
+            y: Tensor,
+            seen: dict[int, list[Tensor]] = seen,
+            common: dict[str, Tensor] = peer.named,
+        ) -> Tensor:
+            layers: nn.Sequential = net.net  # type: ignore[assignment]
+            features = layers[:3](x)
+            total = cross_entropy(layers[3](features), y)
+            distance = torch.zeros_like(features)
+            for k, label in enumerate(y.tolist()):
+                seen.setdefault(label, []).append(features[k].detach())
+                if str(label) in common:
+                    distance[k] = (features[k] - common[str(label)]) ** 2
+            return total + lam * distance.mean() if common else total
+
+        fit(peer, round, loss=loss)
+        means.append({label: torch.stack(rows).mean(0) for label, rows in seen.items()})
+    labels = {label for own in means for label in own}
+    common = {str(c): torch.stack([own[c] for own in means if c in own]).mean(0) for c in labels}
+    for peer in peers:
+        peer.named = common

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 METHODS = (
+    "fedproto",
     "sub_fedavg", "lotteryfl", "fedselect", "apfl", "fedala", "fedamp", "per_fedavg", "pfedme", "fedbabu", "scaffold",
     "ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk",
 )  # fmt: skip
@@ -30,9 +31,7 @@ def run(folder: Path, *options: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk"]
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_two_processes_give_the_bits_of_one(tmp_path: Path, method: str) -> None:
     one = run(tmp_path / "one", f"method={method}")
     two = run(tmp_path / "two", f"method={method}", "trainer.devices=2")

@@ -10,7 +10,7 @@ import torch
 from fedpurin.config import ConfigError
 from fedpurin.local.reach import Reach
 from tests.methods.test_methods import Pull, pull
-from tests.methods.tiny import Tiny, simulate
+from tests.methods.tiny import TEST, Tiny, simulate
 
 
 def test_scaffold(tmp_path: Path) -> None:
@@ -60,6 +60,24 @@ def test_fedbabu_leaves_the_head(tmp_path: Path) -> None:
     for id, client in federation.clients.items():
         tuned = federation.trainer.space.views(client.extra["personal"])
         assert not torch.equal(tuned["net.3.weight"], views[id]["net.3.weight"])
+        net = Tiny().eval()
+        net.load_state_dict(tuned | client.personal_buffers)
+        x, y = (tensor[client.test_indices] for tensor in TEST.tensors)
+        assert client.metrics["accuracy/personalized"] == pytest.approx(float((net(x).argmax(1) == y).float().mean()))
+
+
+def test_fedproto(tmp_path: Path) -> None:
+    """Class means of five features each: 40 bytes of header, and for each class 4 of table and 20 of values."""
+    result = simulate(tmp_path, "method=fedproto", "partition=iid")
+    assert result.history[-1]["prototypes/classes"] == 3
+    assert result.history[-1]["bytes/down"] == 4 * (40 + 3 * (4 + 20))
+    prototypes = [client.extra["prototypes"] for client in result.federation.clients.values()]
+    assert all(torch.equal(prototypes[0], other) for other in prototypes)
+    counts = [client.buffers["prototype_counts"].sum() for client in result.federation.clients.values()]
+    assert all(
+        seen >= 2 * client.num_train - 2
+        for seen, client in zip(counts, result.federation.clients.values(), strict=True)
+    )
 
 
 def test_fedala(tmp_path: Path) -> None:

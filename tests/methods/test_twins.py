@@ -32,6 +32,7 @@ TWINS: dict[str, Step] = {
     "topk": naive_sparse.topk,
     "fedbabu": naive_more.fedbabu,
     "scaffold": naive_more.scaffold,
+    "fedproto": naive_more.fedproto,
     "sub_fedavg": naive_sparse.sub_fedavg,
     "lotteryfl": naive_sparse.lotteryfl,
     "fedselect": naive_sparse.fedselect,
@@ -69,7 +70,10 @@ def check_equal(federation: Federation, client: Client, peer: naive.Peer) -> Non
         assert peer.second is not None
         expected |= {f"personal.{name.replace('.', '/')}": p for name, p in naive.parameters(peer.second).items()}
         expected |= {"personal.alpha": peer.kept["alpha"]}
-    mine |= client.buffers
+    mine |= {name: buffer for name, buffer in client.buffers.items() if not name.startswith("prototype_")}
+    if "prototypes" in client.extra:
+        for label, mean in peer.named.items():
+            torch.testing.assert_close(client.extra["prototypes"][int(label)], mean, rtol=0, atol=1e-6)
     expected |= dict(peer.net.named_buffers())
     assert mine.keys() == expected.keys()
     for name, value in expected.items():
