@@ -138,7 +138,9 @@ def _scale(axis: Axes, which: str, spec: Axis, panel: Panel, width: float) -> No
     elif spec.kind == "bytes":
         ticks.set_major_formatter(EngFormatter(unit="B", sep=" "))
         if which == "x" and not spec.log:
-            ticks.set_major_locator(MaxNLocator(nbins=max(2, int(1.3 * width))))  # their labels are wide
+            longest = max((len(_short(name, NAME_CHARACTERS["y"])) for name in panel.y.categories), default=0)
+            free = width - 0.075 * longest  # inches that names on the y axis leave
+            ticks.set_major_locator(MaxNLocator(nbins=max(2, int(1.3 * free))))  # their labels are wide
     elif spec.kind in ("seconds", "points", "number") and not spec.categories:
         unit = {"seconds": " s", "points": " pp"}.get(spec.kind, "")
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}{unit}"))

@@ -146,3 +146,10 @@ def test_print_shows_the_runs_and_the_still_pictures(page: Path) -> None:
             ".getBoundingClientRect().height > 0)"
         )
         assert state == [True, True, False, False]
+        browser.resize(688, 1000)  # A4 between its margins
+        for scrolls, across, high in browser.evaluate(
+            "[...document.querySelectorAll('.scroll')].map((s) => [s.scrollWidth > s.clientWidth, s.clientWidth,"
+            " Math.max(...[...s.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height))])"
+        ):
+            assert (scrolls, across) == (False, 688)
+            assert high < 160

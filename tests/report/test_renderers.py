@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.cbook import boxplot_stats
 
 from fedpurin.report.draw import draw_files
-from fedpurin.report.figure import Axis, Box, Figure, Grid, Level, Line, Panel, Points
+from fedpurin.report.figure import Axis, Bars, Box, Figure, Grid, Level, Line, Panel, Points
 from fedpurin.report.interactive import to_plotly
 from fedpurin.report.style import DARK, LIGHT, Style, categorical, contrast
 from fedpurin.report.table import Numbers
@@ -94,6 +95,17 @@ def test_points_on_a_ring_are_named_where_a_name_fits(clients: int, mode: str, s
     frame = Axis("", low=-1.25, high=1.25, hidden=True)
     (drawn,) = to_plotly(Figure("k", "t", "c", [Panel(frame, frame, [ring], square=True)], Numbers((), ())))
     assert (drawn["data"][0]["mode"], drawn["data"][0]["marker"]["size"]) == (mode, size)
+
+
+def test_bytes_beside_long_names_have_few_ticks() -> None:
+    """Labels such as `800 kB` ran into each other where names took half of the panel."""
+    names = ("fedpurin_recommended τ=0.1", "fedpurin_recommended τ=0.3")
+    panel = Panel(
+        Axis("Bytes", "bytes"), Axis("", categories=names), [Bars("dense", np.array([4e6, 1e6]), Style("c0"))]
+    )
+    figure = Figure("k", "t", "c", [panel, panel], Numbers((), ()), columns=2)
+    svg = draw_files(figure, kinds=("svg",))["svg"].decode()
+    assert len(re.findall(r">[\d.]+ [kM]?B</text>", svg)) <= 6
 
 
 def test_long_names_leave_the_files_a_figure(recwarn: pytest.WarningsRecorder) -> None:
