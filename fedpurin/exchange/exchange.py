@@ -66,12 +66,12 @@ class Exchange:
         packed = mask_message_bytes(self.layout, self.setting.grid.num_blocks)
         self.ledger.set_baseline(round, self.setting.own, dense_bytes=dense, mask_bytes=packed)
 
-    def share_masks(self, masks: Masks) -> dict[int, UInt8[Tensor, " length/8"]]:
+    def share_masks(self, masks: Masks, *, alone: bool = False) -> dict[int, UInt8[Tensor, " length/8"]]:
         """Send own clients' packed masks up, and return every participant's as decoded.
 
-        With `exchange: direct` a mask opens the message that `combine` completes with the values.
+        With `exchange: direct` a mask opens the message that `combine` completes with the values, unless it goes `alone`.
         """
-        direct = self.config.mode == "direct"
+        direct = self.config.mode == "direct" and not alone
         shared, opened = share_masks(self.setting, masks, Kind.UPDATE if direct else Kind.MASK)
         if direct:
             self._opened = opened

@@ -65,7 +65,7 @@ class CohortExecutor(SerialExecutor):
         """What clients must have in common to be fitted together."""
         trained = tuple(fit.trains is None or fit.trains(segment) for segment in self.trainer.space.layout)
         values = tuple((name, None if isinstance(value, Tensor) else value) for name, value in fit.values.items())
-        is_masked = fit.update_mask is not None, fit.bounds is not None, fit.lr
+        is_masked = fit.update_mask is not None, fit.bounds is not None, fit.lr, fit.keeps_gradient
         said = (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, fit.measures_reach, is_masked)
         return (*said, trained, tuple(fit.models), values)
 
@@ -126,6 +126,8 @@ class CohortExecutor(SerialExecutor):
             diverged = trainer.name_divergence(means[k], finite[k])
             if diverged is None and fit.scored and self._is_heard:
                 diverged = self._tell(client, vectors[k], state, gradients[k])
+            if diverged is None and fit.keeps_gradient:
+                client.store("gradient", gradients[k])
             if diverged is None:
                 client.keep(fit, vectors[k], state)
             results[client.id] = FitResult(means[k], seconds, steps[k], diverged)

@@ -45,6 +45,8 @@ class LocalFit:
     """Other models that the loss looks at, as flat vectors; the loss finds them by name in `loss_context().models`."""
     values: Mapping[str, Tensor | float] = field(default_factory=dict)
     """Whatever else the loss needs of this client, in `loss_context().values`."""
+    keeps_gradient: bool = False
+    """Whether to leave the last mini-batch's gradient of the shared parameters in `extra["gradient"]`."""
     measures_reach: bool = False
     """Whether to leave `Client.reach` behind (`reach.py`)."""
     scored: bool = True

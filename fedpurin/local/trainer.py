@@ -113,6 +113,8 @@ class LocalTrainer:
                 self.fabric.call("on_fit_end", trainer=self, pl_module=self.module)
             except Diverged as error:
                 diverged = str(error)
+        if diverged is None and fit.keeps_gradient:
+            client.store("gradient", self.gradient)
         if diverged is None:
             client.keep(fit, self.vector, dict(self.module.named_buffers()))
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)

@@ -17,6 +17,7 @@ from fedpurin.methods.fedpurin import FedPURIN
 from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.fedselect import FedSelect
+from fedpurin.methods.fedspa import FedSpa
 from fedpurin.methods.local import Local
 from fedpurin.methods.lotteryfl import LotteryFL
 from fedpurin.methods.per_fedavg import PerFedAvg
@@ -45,6 +46,7 @@ __all__ = [
     "FedRep",
     "FedRoD",
     "FedSelect",
+    "FedSpa",
     "Local",
     "LotteryFL",
     "Method",

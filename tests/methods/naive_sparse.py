@@ -208,3 +208,33 @@ def take_smallest(values: Named, kept: Named, name: str, count: int) -> Named:
     for _, q in alive[:count]:
         left[name].view(-1)[q] = 0.0
     return left
+
+
+def fedspa(peers: list[Peer], round: int, density: float = 0.5, anneal: float = 0.5, rounds: int = 2) -> None:
+    """Masks move by the gradient of the last batch, which `fit` leaves in the parameters."""
+    if round == 0:
+        peers[0].server = parameters(peers[0].net)
+    server, update = peers[0].server, {n: torch.zeros_like(p) for n, p in peers[0].server.items()}
+    for peer in peers:
+        if round == 0:
+            draws = torch_generator(0, "masks", client=peer.id)
+            peer.named = {name: torch.ones_like(p) for name, p in server.items()}
+            for name in filter(is_weight, server):
+                order = torch.randperm(server[name].numel(), generator=draws)
+                for q in order[builtins.round(density * len(order)) :].tolist():
+                    peer.named[name].view(-1)[q] = 0.0
+        start = {n: server[n] * peer.named[n] for n in server}
+        for name, p in peer.net.named_parameters():
+            p.data = start[name].clone()
+        fit_elements(peer, round, peer.named)
+        after = parameters(peer.net)
+        for n in server:
+            update[n] = update[n] + (after[n] - start[n]) / len(peers)
+        gradient = {n: -p.grad.abs() for n, p in peer.net.named_parameters() if p.grad is not None}
+        for name in filter(is_weight, server):
+            alive = int(peer.named[name].sum())
+            leaving = math.ceil(anneal / 2 * (1 + math.cos(math.pi * round / rounds)) * alive)
+            left = take_smallest({name: after[name].abs()}, peer.named, name, leaving)
+            free = {n: 1 - k for n, k in left.items()}
+            peer.named = {n: 1 - k for n, k in take_smallest(gradient, free, name, leaving).items()}
+    peers[0].server = {n: server[n] + update[n] for n in server}

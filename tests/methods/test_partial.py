@@ -13,7 +13,11 @@ import torch
 from torch import nn
 
 from fedpurin.config import ConfigError
+from fedpurin.local.client import Client
+from fedpurin.methods import FedSpa
+from fedpurin.space import Layout, Segment
 from tests.methods.test_compressed import Pull3, pull3, run3
+from tests.methods.tiny import simulate
 
 
 class Matrix(Pull3):
@@ -66,6 +70,30 @@ def test_fedselect_keeps_what_moved_most(tmp_path: Path) -> None:
     assert models[1] == pytest.approx([5.5, -12.0, 0.375])
     assert history[1]["update/density"] == pytest.approx(2 / 3)
     assert (history[1]["bytes/up"], history[1]["bytes/down"]) == (2 * 53, 2 * 56)
+
+
+def test_fedspa_moves_masks_of_constant_size(tmp_path: Path) -> None:
+    """Half of 30 and of 15 weights (8), and all 18 biases and norms; RSM's masks stay."""
+    federation = simulate(tmp_path / "a", "method=fedspa").federation
+    space = federation.trainer.space
+    masks = [space.layout.extract(client.extra["kept"]) for client in federation.clients.values()]
+    assert [int(mask.sum()) for mask in masks] == [15 + 8 + 18] * 4
+    assert not torch.equal(masks[0], masks[1])
+    for client in federation.clients.values():
+        assert not space.views(client.vector)["net.0.weight"].flatten().ne(0).sum() > 15
+    still = simulate(tmp_path / "b", "method=fedspa", "method.evolve=false").federation
+    assert not torch.equal(masks[0], space.layout.extract(still.clients[0].extra["kept"]))
+
+
+def test_fedspa_drops_the_smallest_and_takes_the_steepest() -> None:
+    method = FedSpa()
+    method._shared = Layout.from_segments([Segment("weight", 0, 4, (2, 2))])
+    vector, gradient = torch.zeros(64), torch.zeros(64)
+    vector[:2], gradient[:4] = torch.tensor([3.0, -1.0]), torch.tensor([0.0, 0.1, 0.2, -0.5])
+    kept = torch.tensor([1.0, 1.0, 0.0, 0.0] + [1.0] * 60)
+    client = Client(0, vector, {}, torch.arange(1), torch.arange(1), extra={"kept": kept, "gradient": gradient})
+    method._move(client, share=0.5)
+    assert client.extra["kept"][:4].tolist() == [1.0, 0.0, 0.0, 1.0]
 
 
 def test_there_must_be_weights(tmp_path: Path) -> None:

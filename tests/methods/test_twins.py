@@ -32,6 +32,7 @@ TWINS: dict[str, Step] = {
     "topk": naive_sparse.topk,
     "fedbabu": naive_more.fedbabu,
     "scaffold": naive_more.scaffold,
+    "fedspa": naive_sparse.fedspa,
     "fedproto": naive_more.fedproto,
     "sub_fedavg": naive_sparse.sub_fedavg,
     "lotteryfl": naive_sparse.lotteryfl,
