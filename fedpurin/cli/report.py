@@ -17,7 +17,6 @@ from rich.progress import Progress
 
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import Comparison, compare
-from fedpurin.report.draw import draw_files
 from fedpurin.report.figure import Figure, Section
 from fedpurin.report.folders import PAGE_MARK, Problem, find_run_folders
 from fedpurin.report.look import LOOKS, Look, choose_look
@@ -117,6 +116,8 @@ def write_files(
     parts: Sequence[Section], out: Path, look: Look = LOOKS["plain"], progress: Progress | None = None
 ) -> dict[str, bytes]:
     """Every figure and table as files; returns their contents by path relative to `out`."""
+    from fedpurin.report.draw import draw_files  # matplotlib takes a second; the terminal shows progress by now
+
     items = [item for part in parts for item in part.items]
     figures = [item for item in items if isinstance(item, Figure)]
     files: dict[str, bytes] = {}
