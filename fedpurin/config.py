@@ -2,7 +2,8 @@
 
 Hydra composes YAML, `Config.from_mapping` converts it once at entry, and from there on the engine sees only
 these classes: unknown keys, wrong types and values out of range end here, with a message that names the
-option, what was given and what is possible. Options of a model, a method or a callback live with that class;
+option, what was given and what is possible. What an option changes is a mark beside it (`fedpurin.science`); one without a
+mark changes the result. Options of a model, a method or a callback live with that class;
 their mappings pass through here untouched (`model`, `method`, `callbacks`, `logger`).
 """
 
@@ -17,12 +18,26 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from fedpurin.science import Changes, Part, ReadIf
+
 _BRANCHES = ("int", "float", "str", "bool")
 _FROZEN = ConfigDict(extra="forbid", strict=True)
 
 OPEN_SECTIONS = ("data", "partition", "program", "scores")
 """Sections that take a `_target_`: a function of the user's takes the place of what `name` chooses. The section's `own`
 holds it (a dotted name, or from Python the function itself) with the options that only this function has."""
+
+
+def _if_program(*names: str) -> ReadIf:
+    return ReadIf("program.name", names)
+
+
+def _if_partition(*names: str) -> ReadIf:
+    return ReadIf("partition.name", names)
+
+
+def _if_volume(*names: str) -> ReadIf:
+    return ReadIf("partition.volume.name", names)
 
 
 class ConfigError(ValueError):
@@ -40,7 +55,7 @@ class DataConfig:
     """Which images, where they are, and what happens to them on the device."""
 
     name: str
-    root: str | None = None
+    root: Annotated[str | None, Changes.NOTHING] = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
     label: str = "label"
     """Column of the class (data=table)."""
@@ -48,7 +63,7 @@ class DataConfig:
     """Column that says whose a row is (data=table, for partition=natural)."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Part held out for testing of each client, else of each class, where there is no test set (arrays, table)."""
-    download: bool = True
+    download: Annotated[bool, Changes.NOTHING] = True
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
     channels: Literal[1, 3] | None = None
@@ -69,11 +84,11 @@ class VolumeConfig:
     """How unequal the clients' data volumes are. Sizes are scaled so that they add up to the same total."""
 
     name: Literal["equal", "lognormal", "powerlaw"] = "equal"
-    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_volume("lognormal")] = 1.0
     """Standard deviation of log size (lognormal)."""
-    exponent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    exponent: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_volume("powerlaw")] = 1.0
     """Size of the k-th largest client is proportional to k^-exponent (powerlaw)."""
-    floor: Annotated[int, Field(ge=1)] = 10
+    floor: Annotated[int, Field(ge=1), _if_volume("lognormal", "powerlaw")] = 10
     """Training samples that every client gets at least."""
 
 
@@ -88,9 +103,9 @@ class PartitionConfig:
     test_per_client: Annotated[int, Field(ge=1)] | None = None
     disjoint: bool = True
     """True: no sample belongs to two clients. False: every client draws from the whole pool (the paper)."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_partition("dirichlet", "dirichlet_by_class")] = 0.5
     """Dirichlet concentration; small means few classes a client."""
-    classes_per_client: Annotated[int, Field(ge=1)] = 2
+    classes_per_client: Annotated[int, Field(ge=1), _if_partition("pathological")] = 2
     file: str | None = None
     """JSON or CSV of each client's indices (partition=file)."""
     volume: VolumeConfig = VolumeConfig()
@@ -115,7 +130,9 @@ class ScoresConfig:
     source: Literal["gradient", "update"] = "gradient"
     cutoff: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-10
     """A score at or below it is null: never critical."""
-    gradient_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    gradient_dtype: Annotated[Literal["float16", "bfloat16", "float32"], ReadIf("scores.source", ("gradient",))] = (
+        "float16"
+    )
     own: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -124,23 +141,25 @@ class ProgramConfig:
     """The critical-parameter program, METHOD step 3 and "Programs"."""
 
     name: Literal["layerwise", "global", "budget", "custom"] = "layerwise"
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tau: Annotated[float, Field(gt=0, le=1), _if_program("layerwise", "global")] = 0.5
     """Share of the parameters that may be critical: of each tensor (layerwise), of all (global)."""
-    density_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    density_floor: Annotated[float, Field(ge=0, le=1), _if_program("global")] = 0.0
     """Least share of each tensor, of its non-null parameters where fewer are left (global)."""
-    density_ceiling: Annotated[float, Field(ge=0, le=1)] = 1.0
+    density_ceiling: Annotated[float, Field(ge=0, le=1), _if_program("global")] = 1.0
     """Greatest share of each tensor (global)."""
-    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[int, Field(gt=0)] = 0.1
+    budget: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | Annotated[int, Field(gt=0)], _if_program("budget")
+    ] = 0.1
     """Upload bytes a client and round: up to 1.0 a fraction of the dense bytes, an integer above 1 bytes (budget)."""
     solver: str = "SCIP"
     """Any mixed-integer solver that CVXPY knows and that is installed."""
     reduce: bool = True
     """False hands the full program to the solver, one binary a parameter: the oracle for small cases."""
-    gap_tolerance: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    gap_tolerance: Annotated[float, Field(ge=0, lt=1), _if_program("budget")] = 1e-4
     """Relative gap at which a solve may stop (budget)."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0
     """Seconds a solve; at the limit the best feasible mask is used and its true gap recorded."""
-    overlap: bool | None = None
+    overlap: Annotated[bool | None, Changes.NOTHING] = None
     """Solve in a thread while the next client trains; None: on a GPU."""
     own: dict[str, Any] = Field(default_factory=dict)
 
@@ -168,9 +187,9 @@ class ExchangeConfig:
     mode: Literal["on_demand", "direct"] = "on_demand"
     value_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of values on the wire; the 16-bit types are lossy."""
-    bucket_mib: Annotated[float, Field(gt=0)] = 64.0
+    bucket_mib: Annotated[float, Field(gt=0), Changes.NOTHING] = 64.0
     """Upper bound of one bucket of a collective, MiB."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    timeout_seconds: Annotated[float, Field(gt=0), Changes.NOTHING] = 600.0
     """A rank that does not answer a collective for this long ends the run."""
 
 
@@ -205,27 +224,28 @@ class NetworkConfig:
 class TrainerConfig:
     """The federated loop and the machine it runs on."""
 
-    rounds: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1), Changes.LENGTH]
     local_epochs: Annotated[int, Field(ge=1)] = 5
     batch_size: Annotated[int, Field(ge=1)] = 100
     clients_per_round: Annotated[int, Field(ge=1)] | None = None
     """Participants drawn each round; None: everyone."""
     on_divergence: Literal["exclude", "stop"] = "exclude"
     """What to do with a client whose loss or parameters are not finite."""
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    evaluate_every: Annotated[int, Field(ge=1), Changes.RECORD] = 1
     """Rounds between evaluations; the last round is always evaluated."""
-    monitor: str | None = None
+    monitor: Annotated[str | None, Changes.RECORD] = None
     """Name of the accuracy that `validation_step` logs; None takes the usual ones."""
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    devices: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Changes.NOTHING] = 1
     """Processes a node, one device each."""
-    num_nodes: Annotated[int, Field(ge=1)] = 1
-    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
-    executor: Literal["auto", "serial", "cohort"] = "auto"
+    num_nodes: Annotated[int, Field(ge=1), Changes.NOTHING] = 1
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda"], Changes.NOTHING] = "auto"
+    """Free to be named anew; another kind than the run began on is refused by its checkpoint, having other bits."""
+    executor: Annotated[Literal["auto", "serial", "cohort"], Changes.BITS] = "auto"
     """How fits run: one client after the other, or a cohort of them as one computation; auto: by the size of a step."""
-    cohort: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    cohort: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Changes.BITS] = "auto"
     """Consecutive clients of a cohort. The last bits of a fit depend on it, never on the number of processes."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    threads: Annotated[int, Field(ge=1)] | None = 1
+    threads: Annotated[Annotated[int, Field(ge=1)] | None, Changes.BITS] = 1
     """Intra-op threads of a process. The bits depend on it; None shares out the node's cores among its processes."""
 
 
@@ -254,20 +274,22 @@ class Config:
     model: dict[str, Any]
     method: dict[str, Any]
     trainer: TrainerConfig
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), Changes.DRAW] = 0
     roles: RolesConfig = RolesConfig()
     scores: ScoresConfig = ScoresConfig()
     program: ProgramConfig = ProgramConfig()
     exchange: ExchangeConfig = ExchangeConfig()
-    network: NetworkConfig | None = None
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    callbacks: dict[str, Any] = Field(default_factory=dict)
-    logger: dict[str, Any] = Field(default_factory=dict)
-    resume: Literal["auto", "never"] = "never"
+    network: Annotated[NetworkConfig | None, Changes.RECORD] = None
+    checkpoint: Annotated[CheckpointConfig, Changes.NOTHING] = CheckpointConfig()
+    callbacks: Annotated[
+        dict[str, Any], Changes.RECORD, Part("progress", Changes.NOTHING), Part("mask_statistics", Changes.NOTHING)
+    ] = Field(default_factory=dict)
+    logger: Annotated[dict[str, Any], Changes.NOTHING] = Field(default_factory=dict)
+    resume: Annotated[Literal["auto", "never"], Changes.NOTHING] = "never"
     """auto: go on with the run folder if it holds a run of this configuration."""
-    name: str = "run"
-    tags: tuple[str, ...] = ()
-    choices: dict[str, str] = Field(default_factory=dict)
+    name: Annotated[str, Changes.NOTHING] = "run"
+    tags: Annotated[tuple[str, ...], Changes.NOTHING] = ()
+    choices: Annotated[dict[str, str], Changes.NOTHING] = Field(default_factory=dict)
     """What was chosen of each config group (method: fedpurin_recommended), as a record: it changes nothing."""
 
     @model_validator(mode="after")

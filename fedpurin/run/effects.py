@@ -1,7 +1,8 @@
 """Options that were asked for and change nothing, each as one line: with this method, program or partition.
 
-Owns: which option is read under which choices, and how many runs of a sweep would repeat others for that reason. Does
-not own: whether a value is possible (config.py). Only options that the user named are spoken of, never defaults.
+Owns: what is said of options that are not read (config.py marks under which choices one is), and how many runs of a
+sweep would repeat others for that reason. Does not own: whether a value is possible (config.py). Only options that the
+user named are spoken of, never defaults.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedpurin.config import Config
+from fedpurin.science import read_only_if
 
 MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
 """The choices of `method` that exchange by masks: only they solve a program over scores."""
+READ_IF = read_only_if(Config)
 VARIANTS = ("personalized", "sparse", "merged")
 METRICS = (
     *(f"accuracy/{variant}{end}" for variant in VARIANTS for end in ("", "/worst", "/best")),
@@ -58,24 +61,16 @@ def why_without_effect(option: str, now: Situation) -> str:
         return f"{method} sends nothing"
     if option in ("scores.source", "scores.gradient_dtype") and now.order in ("random", "magnitude", "update"):
         return f"scores.order={now.order} does not read it (second and first do)"
-    readers = {
-        "program.tau": (now.program, ("layerwise", "global"), "program"),
-        "program.density_floor": (now.program, ("global",), "program"),
-        "program.density_ceiling": (now.program, ("global",), "program"),
-        "program.budget": (now.program, ("budget",), "program"),
-        "program.gap_tolerance": (now.program, ("budget",), "program"),
-        "partition.alpha": (now.partition, ("dirichlet",), "partition"),
-        "partition.classes_per_client": (now.partition, ("pathological",), "partition"),
-        "partition.volume.sigma": (now.volume, ("lognormal",), "partition.volume.name"),
-        "partition.volume.exponent": (now.volume, ("powerlaw",), "partition.volume.name"),
-        "partition.volume.floor": (now.volume, ("lognormal", "powerlaw"), "partition.volume.name"),
-        "scores.gradient_dtype": (now.scores, ("gradient",), "scores.source"),
-    }
-    if option in readers:
-        chosen, reading, group = readers[option]
-        return (
-            "" if chosen in (*reading, "custom") else f"{group}={chosen} does not read it ({' and '.join(reading)} do)"
-        )
+    if (mark := READ_IF.get(option)) is not None:
+        chosen = {
+            "program.name": now.program,
+            "partition.name": now.partition,
+            "partition.volume.name": now.volume,
+            "scores.source": now.scores,
+        }[mark.option]
+        group = mark.option.removesuffix(".name") if mark.option.count(".") == 1 else mark.option
+        is_read = chosen in (*mark.values, "custom")  # a function of the user's may take any option
+        return "" if is_read else f"{group}={chosen} does not read it ({' and '.join(mark.values)} do)"
     if option in ("checkpoint.keep", "checkpoint.monitor", "checkpoint.asynchronous") and now.checkpoints == 0:
         return "checkpoint.every=0 saves none"
     return ""

@@ -20,19 +20,12 @@ from typing import Any
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.lock import is_locked
 from fedpurin.run.trust import check_targets
+from fedpurin.science import Changes, covers, marked
 
 log = logging.getLogger(__name__)
 
-FREE = (
-    "trainer.rounds", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "exchange.bucket_mib",
-    "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress",
-    "callbacks.mask_statistics", "logger", "resume", "name", "tags",
-    "choices",
-)  # fmt: skip
-"""Options that move, extend or describe a run without changing any of its bits; all others are its science.
-
-Another accelerator is free to be named; one of another kind than the run began on is refused by its checkpoint.
-"""
+FREE = marked(Config, Changes.NOTHING, Changes.LENGTH)
+"""Options that move, extend or describe a run without changing any of its bits; all others are its science."""
 MAX_NAMED = 4
 
 
@@ -80,7 +73,7 @@ def check_sweep_folder(overrides: Sequence[str]) -> None:
 
 
 def is_free(option: str) -> bool:
-    return any(option == free or option.startswith(f"{free}.") for free in FREE)
+    return covers(FREE, option)
 
 
 def is_finished(config: Config, run_dir: Path) -> bool:
