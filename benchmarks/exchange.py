@@ -26,6 +26,7 @@ from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import grid_of
 from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.message import read_values, write_values
 from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
@@ -86,6 +87,7 @@ def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str
     """One client's update, mask and values, written and read bucket by bucket."""
     mask, vector = make_masks(layout, 1, density)[0], torch.randn(layout.length)
     grid, target, message = grid_of(layout), torch.zeros(layout.length), Channel(Kind.UPDATE, 0)
+    received = Channel(Kind.UPDATE, 0)
     parameters = grid.parameters(vector.device)
     spans = list(grid.buckets(BUCKET_BYTES // 4))
     sizes = [count(span.packed(mask)) for span in spans]
@@ -97,21 +99,21 @@ def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str
         for span, room in zip(spans, rooms, strict=True):
             selected = span.packed(mask)
             encoded = encode_index(selected, span.packed(parameters), span)
-            message.written.add_index(encoded)
+            message.tally.add_index(encoded)
             values = compress(vector[span.start : span.stop], selected, out=room)
-            pieces[span.first] = (encoded, message.write_values(values, float32))
+            pieces[span.first] = (encoded, write_values(message.tally, values, float32))
 
     def decode_pieces() -> None:
         for span in spans:
             encoded, piece = pieces[span.first]
-            message.read.read_index(encoded.table, encoded.index)
+            received.tally.read_index(encoded.table, encoded.index)
             selected = decode_index(encoded.table, encoded.index, span.packed(parameters), span)
-            expand_into(target[span.start : span.stop], selected, message.receive_values(piece, float32))
+            expand_into(target[span.start : span.stop], selected, read_values(received.tally, piece, float32))
 
     encode_pieces()
     decode_pieces()
     assert torch.equal(target, vector * unpack_mask(mask))
-    num_bytes = message.written.total_bytes()
+    num_bytes = message.tally.total_bytes()
     moved = {"copy": 2 * vector.nbytes} | dict.fromkeys(("encode", "decode"), vector.nbytes + mask.nbytes + num_bytes)
     work = {"copy": lambda: target.copy_(vector), "encode": encode_pieces, "decode": decode_pieces}
     taken: dict[str, list[float]] = {name: [] for name in work}

@@ -7,7 +7,7 @@ ledger. Does not own: which messages there are (`masks.py`, `sparse.py`, `dense.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,18 +19,21 @@ from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.wire.blocks import BlockGrid, Span, grid_of
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
-from fedpurin.exchange.wire.message import COUNT_DTYPES, Tally, read_values, write_values
+from fedpurin.exchange.wire.message import COUNT_DTYPES, Tally, view_values, write_values
 from fedpurin.space import Layout
 
 
 @dataclass
 class Channel:
-    """One message: what the sender wrote and what the receiver read so far."""
+    """One message, at the end that is on this rank.
+
+    Where its sender is simulated on this rank (the server is, for own clients), it is counted as it is written; what
+    reads it here reads the same memory, so there is nothing to compare. Elsewhere it is counted as it arrives.
+    """
 
     kind: Kind
     client: int
-    written: Tally = field(default_factory=Tally)
-    read: Tally = field(default_factory=Tally)
+    tally: Tally = field(default_factory=Tally)
     filed: Counter[str] = field(default_factory=Counter)
     """Bytes that are in the ledger already, by encoding."""
 
@@ -39,27 +42,16 @@ class Channel:
     ) -> UInt8[Tensor, " bytes"]:
         """Encode a piece of the index and decode it at the other end."""
         encoded = encode_index(mask, universe, span)
-        self.written.add_index(encoded)
-        self.read.read_index(encoded.table, encoded.index)
+        self.tally.add_index(encoded)
         return decode_index(encoded.table, encoded.index, universe, span)
 
     def send_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> Float32[Tensor, " values"]:
-        """Encode a piece of the values and decode it at the other end."""
-        return self.receive_values(self.write_values(values, value_type), value_type)
-
-    def write_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> UInt8[Tensor, " bytes"]:
-        """Encode a piece of the values."""
-        return write_values(self.written, values, value_type)
-
-    def receive_values(self, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Float32[Tensor, " values"]:
-        """Decode a piece of the values."""
-        return read_values(self.read, piece, value_type).to(torch.float32)
+        """Encode a piece of the values and decode it at the other end, on this rank."""
+        return view_values(write_values(self.tally, values, value_type), value_type).to(torch.float32)
 
     def send_counts(self, counts: Shaped[Tensor, " counts"], num_bytes: int) -> None:
         """Encode a piece of the contributor counts; they are small numbers and arrive as they are."""
-        piece = counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8)
-        self.written.add_counts(piece)
-        self.read.add_counts(piece)
+        self.tally.add_counts(counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8))
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Setting:
 
     def close(self, channel: Channel, value_type: ValueType, *, members: int = 0, count_bytes: int = 1) -> bytes:
         """The header that completes a message."""
-        return channel.written.close(
+        return channel.tally.close(
             channel.kind,
             value_type,
             channel.client,
@@ -114,7 +106,7 @@ class Setting:
         Raises:
             DecodeError: another length or checksum; another kind, client, round or type of values.
         """
-        found = channel.read.check(header)
+        found = channel.tally.check(header)
         value_type = self.value_type if found.num_values else found.value_type
         for name, is_, expected in (
             ("kind", found.kind, channel.kind),
@@ -126,8 +118,20 @@ class Setting:
             if is_ != expected:
                 raise DecodeError(f"a message of {name} {is_!r} where {expected!r} was waited for")
 
-    def file(self, channel: Channel, direction: Direction, phase: Phase) -> None:
+    def file(self, channel: Channel, direction: Direction, phase: Phase, value_type: ValueType) -> None:
         """Enter into the ledger what a message weighs and what is not there yet."""
-        weighs = channel.written.encoding_bytes
+        weighs = channel.tally.bytes_by_encoding(value_type)
         self.ledger.record(self.round, channel.client, direction, phase, weighs - channel.filed)
-        channel.filed = weighs.copy()
+        channel.filed = weighs
+
+    def deliver(self, headers: Mapping[int, bytes], channels: Mapping[int, Channel]) -> set[int]:
+        """Bring own clients' headers to every rank, and check the messages that came from others.
+
+        Returns the clients whose message arrived. A collective.
+        """
+        arrived: set[int] = set()
+        for rank, part in enumerate(self.processes.gather_objects(dict(headers))):
+            arrived |= part.keys()
+            for client in part.keys() & channels.keys() if rank != self.processes.rank else ():
+                self.check(channels[client], part[client])
+        return arrived

@@ -18,7 +18,8 @@ from fedpurin.exchange.sums import BucketRows, Groups
 from fedpurin.exchange.wire.bits import compress, expand_into
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
 from fedpurin.exchange.wire.header import Kind
-from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.index import encode_index
+from fedpurin.exchange.wire.message import Tally, read_values, view_values, write_values
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
 Weigh = Callable[[Float64[Tensor, "clients clients"]], Float64[Tensor, "clients clients"]]
@@ -27,12 +28,12 @@ Weigh = Callable[[Float64[Tensor, "clients clients"]], Float64[Tensor, "clients 
 def average(setting: Setting, vectors: Vectors, weights: Mapping[int, float], deliver: bool) -> Tensor:
     """Σ (s_j/Σs)·w_j in ascending id; see `Exchange.average`."""
     shares = _shares(setting, weights)
-    up, down = _Uploads(setting), _Downloads(setting, setting.own if deliver else [])
+    up, down = _Uploads(setting), _Downloads(setting, setting.own if deliver else [], common=True)
     mean = torch.zeros(setting.layout.length, dtype=torch.float32, device=setting.processes.device)
     for span in setting.buckets():
         part = mean[span.start : span.stop]
         part.copy_(up.gather(span, vectors).weighted(shares))
-        down.send(span, dict.fromkeys(down.channels, part), vectors)
+        down.send_common(span, part, [vectors[client] for client in down.channels])
     up.close()
     down.close()
     return mean
@@ -47,7 +48,7 @@ def mix(
 ) -> None:
     """FedCAC's mixture into own clients' vectors; see `Exchange.combine_dense`."""
     shares, own = _shares(setting, weights), setting.own
-    up, down = _Uploads(setting), _Downloads(setting, own)
+    up, down = _Uploads(setting), _Downloads(setting, own, common=False)
     row = {client: number for number, client in enumerate(setting.participants)}
     others = Groups.of([row[j] for j in collaborators[i] if j != i] for i in own)
     divisors = [len(collaborators[i]) for i in own]
@@ -78,7 +79,8 @@ def mix_by_distance(setting: Setting, vectors: Vectors, weigh: Weigh) -> Tensor:
     up.close()
     norms = products.diagonal()
     weights = weigh((norms.unsqueeze(0) + norms.unsqueeze(1) - 2 * products).clamp(min=0)).cpu()
-    again, down = _Uploads(setting), _Downloads(setting, setting.own)  # `again` is the simulator's: nobody sends twice
+    down = _Downloads(setting, setting.own, common=False)
+    again = _Uploads(setting)  # `again` is the simulator's: nobody sends twice
     row = {client: number for number, client in enumerate(setting.participants)}
     for span in setting.buckets():
         received = again.gather(span, vectors)
@@ -90,12 +92,12 @@ def mix_by_distance(setting: Setting, vectors: Vectors, weigh: Weigh) -> Tensor:
 def download(setting: Setting, vector: Float32[Tensor, " any_length"], clients: Sequence[int]) -> Tensor:
     """`vector` to each of `clients`; returns what arrives, also where none of them lives on this rank."""
     received = torch.zeros(setting.layout.length, dtype=torch.float32, device=vector.device)
-    down = _Downloads(setting, setting.processes.owned(clients))
+    down = _Downloads(setting, setting.processes.owned(clients), common=True)
     wire = setting.value_type.dtype
     for span in setting.buckets(1):
         part = vector[span.start : span.stop]
         received[span.start : span.stop] = part.to(wire).to(torch.float32)
-        down.send(span, dict.fromkeys(down.channels, part), dict.fromkeys(down.channels, received))
+        down.send_common(span, part, [received])
     down.close()
     return received
 
@@ -106,48 +108,40 @@ def _shares(setting: Setting, weights: Mapping[int, float]) -> list[float]:
     return [weights[client] / total for client in setting.participants]
 
 
-class _Dense:
-    """Messages that carry every parameter."""
-
-    def __init__(self, setting: Setting, clients: Sequence[int]) -> None:
-        self.setting = setting
-        self.parameters = setting.parameters()
-        self.channels = {client: Channel(Kind.DENSE, client) for client in clients}
-
-    def _index(self, span: Span) -> tuple[UInt8[Tensor, " bytes"], EncodedIndex]:
-        everything = span.packed(self.parameters)
-        return everything, encode_index(everything, everything, span)
-
-
-class _Uploads(_Dense):
+class _Uploads:
     """Every participant's parameters, from where it lives to every rank."""
 
     def __init__(self, setting: Setting) -> None:
-        super().__init__(setting, setting.participants)
+        self.setting = setting
+        self.channels = {client: Channel(Kind.DENSE, client) for client in setting.participants}
 
     def gather(self, span: Span, vectors: Vectors) -> BucketRows:
         """One bucket of everybody's parameters, one row a participant."""
-        everything, encoded = self._index(span)
-        setting = self.setting
+        setting, processes = self.setting, self.setting.processes
+        everything = span.packed(setting.parameters())
+        encoded = encode_index(everything, everything, span)
 
         def write(client: int) -> Tensor:
-            channel = self.channels[client]
-            channel.written.add_index(encoded)
-            values = compress(vectors[client][span.start : span.stop], everything)
-            return channel.write_values(values, setting.value_type)
+            tally = self.channels[client].tally
+            tally.add_index(encoded)
+            return write_values(
+                tally, compress(vectors[client][span.start : span.stop], everything), setting.value_type
+            )
 
         pieces = map_items(write, setting.own)
-        arrived = setting.processes.all_gather(torch.cat([everything[:0], *pieces]))
+        arrived = processes.all_gather(torch.cat([everything[:0], *pieces]))
         parts: dict[int, Tensor] = {}
         for rank, piece in enumerate(arrived):
-            clients = [client for client in setting.participants if setting.processes.owner(client) == rank]
+            clients = [client for client in setting.participants if processes.owner(client) == rank]
             length = piece.numel() // max(len(clients), 1)
             parts.update(zip(clients, piece.split_with_sizes([length] * len(clients)), strict=True))
 
         def read(client: int) -> Tensor:
-            channel = self.channels[client]
-            channel.read.read_index(encoded.table, encoded.index)
-            return channel.receive_values(parts[client], setting.value_type)
+            if processes.owner(client) == processes.rank:
+                return view_values(parts[client], setting.value_type).to(torch.float32)
+            tally = self.channels[client].tally
+            tally.read_index(encoded.table, encoded.index)
+            return read_values(tally, parts[client], setting.value_type).to(torch.float32)
 
         rows = map_items(read, setting.participants)
         return BucketRows(everything.expand(len(rows), -1).contiguous(), torch.cat(rows))
@@ -156,33 +150,45 @@ class _Uploads(_Dense):
         """Complete, check and file the messages."""
         setting = self.setting
         headers = {client: setting.close(self.channels[client], setting.value_type) for client in setting.own}
-        for part in setting.processes.gather_objects(headers):
-            for client, header in part.items():
-                setting.check(self.channels[client], header)
+        setting.deliver(headers, self.channels)
         for client in setting.own:
-            setting.file(self.channels[client], "up", "dense")
+            setting.file(self.channels[client], "up", "dense", setting.value_type)
 
 
-class _Downloads(_Dense):
-    """The server's answer to clients of this rank."""
+class _Downloads:
+    """The server's answer to clients of this rank. With `common` all receive the same, which is encoded once."""
+
+    def __init__(self, setting: Setting, clients: Sequence[int], *, common: bool) -> None:
+        self.setting = setting
+        body = Tally()
+        self.channels = {client: Channel(Kind.DENSE, client, body if common else Tally()) for client in clients}
 
     def send(self, span: Span, parts: Mapping[int, Float32[Tensor, " positions"]], into: Vectors) -> None:
         """One bucket of each client's answer, written into `into` as it arrives."""
-        everything, encoded = self._index(span)
-        value_type = self.setting.value_type
+        everything = span.packed(self.setting.parameters())
+        encoded = encode_index(everything, everything, span)
 
         def give(client: int) -> None:
-            channel = self.channels[client]
-            channel.written.add_index(encoded)
-            channel.read.read_index(encoded.table, encoded.index)
-            at = decode_index(encoded.table, encoded.index, everything, span)
-            values = channel.send_values(compress(parts[client], everything), value_type)
-            expand_into(into[client][span.start : span.stop], at, values)
+            values = self._encode(self.channels[client], parts[client], everything, encoded)
+            expand_into(into[client][span.start : span.stop], everything, values)
 
         map_items(give, self.channels)
 
+    def send_common(self, span: Span, part: Float32[Tensor, " positions"], into: Sequence[Tensor]) -> None:
+        """One bucket of everybody's answer."""
+        if not self.channels:
+            return
+        everything = span.packed(self.setting.parameters())
+        encoded = encode_index(everything, everything, span)
+        values = self._encode(next(iter(self.channels.values())), part, everything, encoded)
+        map_items(lambda vector: expand_into(vector[span.start : span.stop], everything, values), into)
+
+    def _encode(self, channel: Channel, part: Tensor, everything: Tensor, encoded: EncodedIndex) -> Tensor:
+        channel.tally.add_index(encoded)
+        return channel.send_values(compress(part, everything), self.setting.value_type)
+
     def close(self) -> None:
-        """Complete, check and file the messages."""
+        """Complete and file the messages."""
         for channel in self.channels.values():
-            self.setting.check(channel, self.setting.close(channel, self.setting.value_type))
-            self.setting.file(channel, "down", "dense")
+            self.setting.close(channel, self.setting.value_type)
+            self.setting.file(channel, "down", "dense", self.setting.value_type)

@@ -7,7 +7,6 @@ ledger counts the header with the mask.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -40,7 +39,7 @@ def share_masks(
         pieces, lengths = [parameters[:0]], {}
         for client in batch:
             encoded = encode_index(masks[client], parameters, span)
-            channels[client].written.add_index(encoded)
+            channels[client].tally.add_index(encoded)
             pieces += [encoded.table, encoded.index]
             lengths[client] = encoded.index.numel()
         announced = setting.processes.gather_objects(lengths)
@@ -48,26 +47,19 @@ def share_masks(
             messages = arrived.split_with_sizes([table_bytes + length for length in clients.values()])
             for client, message in zip(clients, messages, strict=True):
                 table, index = message[:table_bytes].clone(), message[table_bytes:]
-                channels[client].read.read_index(table, index)
+                if setting.processes.owner(client) != setting.processes.rank:
+                    channels[client].tally.read_index(table, index)
                 shared[client] = decode_index(table, index, parameters, span)
     for client in setting.own:
-        channel = channels[client]
-        weighs = channel.written.encoding_bytes + Counter({"header": HEADER_BYTES})
-        setting.ledger.record(setting.round, client, "up", "mask", weighs)
-        channel.filed = weighs
+        setting.file(channels[client], "up", "mask", ValueType.NONE)
     return {client: shared[client] for client in setting.participants}, channels
 
 
 def close_masks(setting: Setting, channels: Mapping[int, Channel]) -> None:
     """Complete mask messages that no values follow."""
-    headers = {}
     for channel in channels.values():
         channel.kind = Kind.MASK
-    for client in setting.own:
-        headers[client] = setting.close(channels[client], ValueType.NONE)
-    for part in setting.processes.gather_objects(headers):
-        for client, header in part.items():
-            setting.check(channels[client], header)
+    setting.deliver({client: setting.close(channels[client], ValueType.NONE) for client in setting.own}, channels)
 
 
 def _batches(setting: Setting) -> list[list[int]]:

@@ -34,6 +34,7 @@ from fedpurin.exchange.sums import BucketRows, Groups, merge_own, unions
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import Span
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
+from fedpurin.exchange.wire.message import read_values, view_values, write_values
 from fedpurin.space import unpack_mask
 
 Normalise = Literal["collaborators", "contributors"]
@@ -113,20 +114,17 @@ class SparseRound:
         """Write the headers, check every message against its header, and file the bytes."""
         headers: dict[int, bytes] = {}
         for j in self.own:
-            if self.uploads[j].written.value_bytes or self.direct:
+            if self.uploads[j].tally.value_bytes or self.direct:
                 headers[j] = self._close(self.uploads[j], self.value_type)
-        arrived = {j: header for part in self.processes.gather_objects(headers) for j, header in part.items()}
-        for j in self.here:
-            if j in arrived:
-                self.setting.check(self.uploads[j], arrived[j])
+        self.setting.deliver(headers, {j: self.uploads[j] for j in self.here})
         for i in self.own:
             if i in headers:
-                self.setting.file(self.uploads[i], "up", "values")
+                self.setting.file(self.uploads[i], "up", "values", self.value_type)
             if i in headers and not self.direct:
                 self._finish(self.requests[i], ValueType.NONE, "request")
             if self.direct or self.others[i]:
                 self._finish(self.results[i], self.value_type, "values" if self.direct else "sums")
-            if self.weights is not None and self.rests[i].written.value_bytes:
+            if self.weights is not None and self.rests[i].tally.value_bytes:
                 self._finish(self.rests[i], self.value_type, "sums")
 
     def _request(self, masks: Tensor, span: Span) -> Tensor:
@@ -152,7 +150,7 @@ class SparseRound:
         def write(k: int) -> Tensor:
             j = self.own[k]
             selected = compress(self.vectors[j][span.start : span.stop], sent[self.own_here[k]], out=places[j])
-            return self.uploads[j].write_values(selected, self.value_type)
+            return write_values(self.uploads[j].tally, selected, self.value_type)
 
         pieces = dict(zip(self.own, map_items(write, range(len(self.own))), strict=True))
         outgoing = [
@@ -167,7 +165,10 @@ class SparseRound:
             pieces.update(zip(clients, piece.split_with_sizes(lengths), strict=True))
 
         def read(j: int) -> None:
-            received = self.uploads[j].receive_values(pieces[j], self.value_type)
+            if self.processes.owner(j) == rank:
+                received = view_values(pieces[j], self.value_type).to(torch.float32)
+            else:
+                received = read_values(self.uploads[j].tally, pieces[j], self.value_type).to(torch.float32)
             if received.data_ptr() != places[j].data_ptr():  # own float32 values are in their place already
                 places[j].copy_(received)
 
@@ -232,9 +233,9 @@ class SparseRound:
         return self.weights is None and tuple(self.users[i]) == self.others[i]
 
     def _finish(self, channel: Channel, value_type: ValueType, phase: Phase) -> None:
-        """Complete, check and file a message of the server."""
-        self.setting.check(channel, self._close(channel, value_type))
-        self.setting.file(channel, "down", phase)
+        """Complete and file a message of the server."""
+        self._close(channel, value_type)
+        self.setting.file(channel, "down", phase, value_type)
 
     def _close(self, channel: Channel, value_type: ValueType) -> bytes:
         members = len(self.others[channel.client]) + 1 if channel.kind is Kind.SUMS else 0

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedpurin.exchange.wire import index_cpu
-from fedpurin.exchange.wire.checksum import Section, checksum, combine
+from fedpurin.exchange.wire import index
+from fedpurin.exchange.wire.checksum import Checksum, Section
 from fedpurin.exchange.wire.codes import Code, Stochastic, Ternary
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
@@ -58,13 +58,10 @@ def seal(data: Tensor) -> Tensor:
         header.num_counts * header.count_bytes,
     ]
     opening, _, table, values, index, counts = data.split_with_sizes(lengths)
-    total = combine(
-        checksum(Section.HEADER, opening),
-        checksum(Section.TABLE, table),
-        checksum(Section.VALUES, values),
-        checksum(Section.INDEX, index),
-        checksum(Section.COUNTS, counts),
-    )
+    checksum = Checksum()
+    for section, piece in zip(Section, (table, values, index, counts), strict=True):
+        checksum.add(section, piece)
+    total = checksum.of(bytes(opening.tolist()))
     sealed = data.clone()
     sealed[HEADER_BYTES - 8 : HEADER_BYTES] = torch.frombuffer(
         bytearray(total.to_bytes(8, "little")), dtype=torch.uint8
@@ -141,8 +138,8 @@ def main() -> None:
         Header.unpack.__func__,
         Tally.check,
         read_values,
-        index_cpu.decode_index,
-        index_cpu._refuse,
+        index.decode_index,
+        index._refuse,
     ):
         atheris.instrument_func(function)  # the compiled loops cannot report what they reach
     every_third = pack_mask((torch.arange(LAYOUT.length) % 3 == 0) & LAYOUT.parameter_mask())
@@ -154,7 +151,7 @@ def main() -> None:
         if how & 4:
             body = with_header(body)
         elif how & 1 and len(body) >= HEADER_BYTES:
-            body = bytes(seal(torch.frombuffer(bytearray(b"FP\x01" + body[3:]), dtype=torch.uint8)).tolist())
+            body = bytes(seal(torch.frombuffer(bytearray(b"FP\x02" + body[3:]), dtype=torch.uint8)).tolist())
         outcomes[check(body, every_third if how & 2 else None, CODES[(how >> 3) % len(CODES)])] += 1
         if outcomes.total() % 200_000 == 0:
             print(*(f"{times:9,}  {outcome}" for outcome, times in outcomes.most_common()), sep="\n", flush=True)

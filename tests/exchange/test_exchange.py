@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes, sums, sums_torch
-from fedpurin.exchange.wire import index, index_torch
 from fedpurin.exchange.wire.costs import dense_bytes
 from fedpurin.exchange.wire.header import Kind
 from fedpurin.exchange.wire.message import Message, encode
@@ -105,7 +104,6 @@ def test_torch_operations_make_the_same_models(
     switches = {"overlap": overlap, "normalise": normalise, "fill": fill, "mode": mode, "bucket_mib": 0.5}
     compiled, bytes_compiled = one_round(clients, **switches)  # type: ignore[arg-type]
     monkeypatch.setattr(sums, "_implementation", lambda like: sums_torch)
-    monkeypatch.setattr(index, "index_cpu", index_torch)
     generic, bytes_generic = one_round(clients, **switches)  # type: ignore[arg-type]
     for i in clients.ids:
         assert torch.equal(compiled[i], generic[i])

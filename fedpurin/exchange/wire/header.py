@@ -16,7 +16,7 @@ Does not own: what the sections hold (`index.py`, `message.py`), their sizes in 
         20      4  bytes of the index section
         24      4  values in the value section
         28      4  contributor counts after the values
-        32      8  checksum over the 32 bytes above and over every section (`checksum.py`)
+        32      8  checksum over the 32 bytes above and the hash of every section (`checksum.py`)
 
 All numbers are little-endian. A message without a block table speaks of positions that both sides know.
 """
@@ -29,10 +29,12 @@ from enum import IntEnum
 
 import torch
 
+from fedpurin.exchange.wire.checksum import Checksum
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 
 MAGIC = b"FP"
-VERSION = 1
+VERSION = 2
+CHECKSUM_BYTES = 8
 _FORMAT = struct.Struct("<2sBBBBHIIIIIIQ")
 _HAS_TABLE = 0x80
 MAX_UINT32 = 2**32 - 1
@@ -116,14 +118,14 @@ class Header:
         values = self.value_type.num_bytes * self.num_values
         return HEADER_BYTES + table + self.index_bytes + values + self.count_bytes * self.num_counts
 
-    def pack(self, checksum: int = 0) -> bytes:
-        """The header's 40 bytes.
+    def pack(self, checksum: Checksum | None = None) -> bytes:
+        """The header's 40 bytes; the last eight are the checksum over the rest and the sections' hashes .
 
         Raises:
             ValueError: a number that its field cannot hold.
         """
         try:
-            return _FORMAT.pack(
+            fields = _FORMAT.pack(
                 MAGIC,
                 VERSION,
                 self.kind,
@@ -136,10 +138,12 @@ class Header:
                 self.index_bytes,
                 self.num_values,
                 self.num_counts,
-                checksum,
+                0,
             )
         except struct.error as error:
             raise ValueError(f"a message cannot say {self}: {error}") from None
+        opening = fields[:-CHECKSUM_BYTES]
+        return opening + (checksum or Checksum()).of(opening).to_bytes(CHECKSUM_BYTES, "little")
 
     @classmethod
     def unpack(cls, data: bytes) -> tuple[Header, int]:

@@ -1,7 +1,6 @@
 """Which positions of a block are sent, in the fewest bytes: the block table and the index section.
 
-Owns: the choice between the CPU kernels and the torch operations. The format, for each block of n positions, of
-which k are sent (`costs.Encoding` says which bytes each encoding writes):
+The format, for each block of n positions, of which k are sent (`costs.Encoding` says which bytes each encoding writes):
 
     block table entry   count k (2 bytes), skips (1 byte), encoding (1 byte)
     index section       the bytes of that encoding, blocks back to back
@@ -10,22 +9,223 @@ which k are sent (`costs.Encoding` says which bytes each encoding writes):
 client's critical parameters to that client, only those. A distance is the number of positions passed over since
 the previous one listed; a distance of 255 and more is written in a byte encoding as skips (byte 255: pass over
 255 positions, list none) and a rest. A block takes the encoding with the fewest index bytes, of equals the first.
+
+Always done on the CPU; a packed mask on a GPU is copied, an eighth of a byte a parameter. A block is first brought into
+its *compact* form, one bit for each position of its universe, back to back. Where the universe is everything that is a
+copy; where it is a client's own mask, each byte goes through a table (PEXT: the bits of one byte that another byte
+selects, moved together; PDEP is its inverse). Blocks that are empty or full need no compact form, and in requests and
+sums most are.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
 
-from fedpurin.exchange.wire import index_cpu, index_torch
+from fedpurin.exchange.parallel import is_parallel, map_items
+from fedpurin.exchange.wire.bits import FULL_WORD, count_words, words_of
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
+from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, BLOCK_SIZE, Encoding
+from fedpurin.exchange.wire.header import DecodeError
+from fedpurin.exchange.wire.lanes import popcount
+
+_BLOCKS_AT_A_TIME = 64
+_SCRATCH_WORDS = BLOCK_SIZE // 64 + 1
+_SKIP = 255
+_ONE = np.uint64(1)
+_BITS = np.uint64(64)
+
+_NONE, _DENSE, _BITMAP, _COORDINATE8, _COORDINATE16, _COMPLEMENT16 = (int(encoding) for encoding in Encoding)
+
+_FAULTS = (
+    "",
+    "bits beyond the block",
+    "an index whose positions do not match its count",
+    "an index that ends in a skip",
+    "a position beyond the block",
+)
+
+
+def _byte_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    pext = np.zeros((256, 256), dtype=np.uint8)
+    pdep = np.zeros((256, 256), dtype=np.uint8)
+    values = np.arange(256)
+    for selector in range(256):
+        for rank, bit in enumerate(bit for bit in range(8) if selector >> bit & 1):
+            pext[selector] |= ((values >> bit & 1) << rank).astype(np.uint8)
+            pdep[selector] |= ((values >> rank & 1) << bit).astype(np.uint8)
+    return pext, pdep
+
+
+_PEXT, _PDEP = _byte_tables()
 
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
     """Write which positions of `universe` are in `mask`, a subset of it; both packed, both of `span` alone."""
-    if mask.device.type == "cpu":
-        return index_cpu.encode_index(mask, universe, span)
-    return index_torch.encode_index(mask, universe, span)
+    words, within = words_of(mask.cpu()), words_of(universe.cpu())
+    edges = np.concatenate([[0], np.cumsum(span.widths)]) // 64
+    table = np.zeros(span.num_blocks, dtype=np.uint32)
+    lengths = np.zeros(span.num_blocks, dtype=np.int64)
+
+    def run(blocks: range) -> NDArray[np.uint8]:
+        first, last = blocks.start, blocks.stop
+        room = np.empty(8 * int(edges[last] - edges[first]), dtype=np.uint8)  # no encoding is longer than a bitmap
+        used = _encode(words, within, edges[first : last + 1], _PEXT, room, table[first:last], lengths[first:last])
+        return room[:used]
+
+    pieces = map_items(run, _groups(span.num_blocks))
+    index = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+    totals = np.bincount(table >> 24, weights=lengths + BLOCK_ENTRY_BYTES, minlength=len(Encoding))
+    packed = from_numpy(table.view(np.uint8)).to(mask.device), from_numpy(index).to(mask.device)
+    return EncodedIndex(*packed, [int(total) for total in totals])
+
+
+def _groups(num_blocks: int) -> list[range]:
+    size = _BLOCKS_AT_A_TIME if is_parallel() else max(num_blocks, 1)
+    return [range(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]
+
+
+@njit(nogil=True, cache=True)
+def _encode(
+    words: NDArray[np.uint64],
+    universe: NDArray[np.uint64],
+    edges: NDArray[np.int64],
+    pext: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    table: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+) -> int:
+    """Blocks between `edges` (in words), one after the other, into `out`; returns the bytes used."""
+    compact = np.empty(_SCRATCH_WORDS, dtype=np.uint64)
+    used = 0
+    for block in range(table.size):
+        first, last = edges[block], edges[block + 1]
+        size = int(count_words(universe[first:last]))
+        count = int(count_words(words[first:last]))
+        encoding, skips, length = _NONE, 0, 0
+        if count == size and count > 0:
+            encoding = _DENSE
+        elif count > 0:
+            _gather_bits(words[first:last], universe[first:last], pext, compact)
+            encoding, length = _BITMAP, (size + 7) // 8
+            if count < length:
+                skips = _count_skips(compact, size)
+                if count + skips < length:
+                    encoding, length = _COORDINATE8, count + skips
+            if 2 * count < length:
+                encoding, length = _COORDINATE16, 2 * count
+            if 2 * (size - count) < length:
+                encoding, length = _COMPLEMENT16, 2 * (size - count)
+            if encoding == _BITMAP:
+                for byte in range(length):
+                    out[used + byte] = np.uint8((compact[byte // 8] >> np.uint64(8 * (byte % 8))) & np.uint64(255))
+            elif encoding == _COMPLEMENT16:
+                _write_distances(compact, size, True, False, out[used : used + length])
+            else:
+                _write_distances(compact, size, False, encoding == _COORDINATE8, out[used : used + length])
+        if encoding != _COORDINATE8:
+            skips = 0
+        table[block] = np.uint32(count | (skips << 16) | (encoding << 24))
+        lengths[block] = length
+        used += length
+    return used
+
+
+@njit(nogil=True, cache=True)
+def _gather_bits(
+    words: NDArray[np.uint64], universe: NDArray[np.uint64], pext: NDArray[np.uint8], compact: NDArray[np.uint64]
+) -> None:
+    """A block's bits at the universe's positions, back to back; zero behind the last one."""
+    compact[:] = np.uint64(0)
+    at = np.uint64(0)
+    for index in range(words.size):
+        within = universe[index]
+        if within == 0:
+            continue
+        moved = words[index]
+        if within != FULL_WORD:
+            moved = np.uint64(0)
+            filled = np.uint64(0)
+            for byte in range(8):
+                shift = np.uint64(8 * byte)
+                selector = (within >> shift) & np.uint64(255)
+                moved |= np.uint64(pext[selector, (words[index] >> shift) & np.uint64(255)]) << filled
+                filled += popcount(selector)
+        place, shift = at // _BITS, at % _BITS
+        compact[place] |= moved << shift
+        if shift:
+            compact[place + _ONE] |= moved >> (_BITS - shift)
+        at += popcount(within)
+
+
+@njit(nogil=True, cache=True)
+def _spread_bits(
+    compact: NDArray[np.uint64], universe: NDArray[np.uint64], pdep: NDArray[np.uint8], words: NDArray[np.uint64]
+) -> None:
+    """The inverse of `_gather_bits`."""
+    at = np.uint64(0)
+    for index in range(words.size):
+        within = universe[index]
+        place, shift = at // _BITS, at % _BITS
+        moved = compact[place] >> shift
+        if shift:
+            moved |= compact[place + _ONE] << (_BITS - shift)
+        if within == FULL_WORD:
+            words[index] = moved
+        else:
+            spread = np.uint64(0)
+            for byte in range(8):
+                position = np.uint64(8 * byte)
+                selector = (within >> position) & np.uint64(255)
+                spread |= np.uint64(pdep[selector, moved & np.uint64(255)]) << position
+                moved >>= popcount(selector)
+            words[index] = spread
+        at += popcount(within)
+
+
+@njit(nogil=True, cache=True)
+def _count_skips(compact: NDArray[np.uint64], size: int) -> int:
+    """Skip bytes that distances between the listed positions need."""
+    skips, previous = 0, -1
+    for index in range((size + 63) // 64):
+        word = compact[index]
+        while word:
+            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
+            skips += (position - previous - 1) // _SKIP
+            previous = position
+            word &= word - _ONE
+    return skips
+
+
+@njit(nogil=True, cache=True)
+def _write_distances(
+    compact: NDArray[np.uint64], size: int, complement: bool, in_bytes: bool, out: NDArray[np.uint8]
+) -> None:
+    """Distances between the listed positions; with `complement`, between those not listed."""
+    at, previous = 0, -1
+    for index in range((size + 63) // 64):
+        word = ~compact[index] if complement else compact[index]
+        if size - 64 * index < 64:
+            word &= (_ONE << np.uint64(size - 64 * index)) - _ONE
+        while word:
+            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
+            distance = position - previous - 1
+            if in_bytes:
+                while distance >= _SKIP:
+                    out[at] = _SKIP
+                    at += 1
+                    distance -= _SKIP
+                out[at] = distance
+                at += 1
+            else:
+                out[at] = distance & 255
+                out[at + 1] = distance >> 8
+                at += 2
+            previous = position
+            word &= word - _ONE
 
 
 def decode_index(
@@ -39,6 +239,124 @@ def decode_index(
     Raises:
         DecodeError: bytes that say nothing, or contradict each other, with the number of the offending block.
     """
-    if index.device.type == "cpu":
-        return index_cpu.decode_index(table, index, universe, span)
-    return index_torch.decode_index(table, index, universe, span)
+    entries = table.cpu().numpy().view(np.uint32).astype(np.int64)
+    within = words_of(universe.cpu())
+    edges = np.concatenate([[0], np.cumsum(span.widths)]) // 64
+    counts, skips, encoding = entries & 0xFFFF, (entries >> 16) & 0xFF, entries >> 24
+    sizes = np.empty(span.num_blocks, dtype=np.int64)
+    _count_blocks(within, edges, sizes)
+    _refuse(encoding > max(Encoding), span, "unknown encoding")
+    _refuse(counts > sizes, span, "more values than positions")
+    _refuse((encoding == _NONE) & (counts > 0), span, "values without an encoding")
+    _refuse((encoding == _DENSE) & (counts != sizes), span, "a dense block that is not full")
+    _refuse((encoding != _COORDINATE8) & (skips > 0), span, "skips in an encoding without skips")
+    lengths = np.choose(
+        encoding, [0 * counts, 0 * counts, (sizes + 7) // 8, counts + skips, 2 * counts, 2 * (sizes - counts)]
+    )
+    if lengths.sum() != index.numel():
+        raise DecodeError(f"the block table announces {lengths.sum()} index bytes; there are {index.numel()}")
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    data, words = index.cpu().numpy(), np.empty(len(within), dtype=np.uint64)
+    faults = np.zeros(span.num_blocks, dtype=np.int64)
+
+    def run(blocks: range) -> None:
+        first, last = blocks.start, blocks.stop
+        _decode(
+            data,
+            begins[first : last + 1],
+            encoding[first:last],
+            counts[first:last],
+            sizes[first:last],
+            within,
+            edges[first : last + 1],
+            _PDEP,
+            words,
+            faults[first:last],
+        )
+
+    map_items(run, _groups(span.num_blocks))
+    for fault in range(1, len(_FAULTS)):
+        _refuse(faults == fault, span, _FAULTS[fault])
+    return from_numpy(words.view(np.uint8)).to(index.device)
+
+
+@njit(nogil=True, cache=True)
+def _count_blocks(words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+    for block in range(counts.size):
+        counts[block] = count_words(words[edges[block] : edges[block + 1]])
+
+
+@njit(nogil=True, cache=True)
+def _decode(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    encodings: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    universe: NDArray[np.uint64],
+    edges: NDArray[np.int64],
+    pdep: NDArray[np.uint8],
+    words: NDArray[np.uint64],
+    faults: NDArray[np.int64],
+) -> None:
+    """Blocks one after the other; a fault's number (of `_FAULTS`) for each block, 0 where all is well."""
+    compact = np.empty(_SCRATCH_WORDS + 1, dtype=np.uint64)
+    for block in range(encodings.size):
+        first, last = edges[block], edges[block + 1]
+        encoding, size, count = encodings[block], sizes[block], counts[block]
+        if encoding == _DENSE:
+            words[first:last] = universe[first:last]
+            continue
+        if encoding == _NONE:
+            words[first:last] = np.uint64(0)
+            continue
+        piece = data[begins[block] : begins[block + 1]]
+        compact[:] = np.uint64(0)
+        if encoding == _BITMAP:
+            for byte in range(piece.size):
+                compact[byte // 8] |= np.uint64(piece[byte]) << np.uint64(8 * (byte % 8))
+            if size % 8 and piece[piece.size - 1] >> (size % 8):
+                faults[block] = 1
+        elif encoding == _COMPLEMENT16:
+            faults[block] = _read_distances(piece, size, size - count, False, compact)
+            for index in range((size + 63) // 64):
+                compact[index] = ~compact[index]
+            if size % 64:
+                compact[size // 64] &= (_ONE << np.uint64(size % 64)) - _ONE
+        else:
+            faults[block] = _read_distances(piece, size, count, encoding == _COORDINATE8, compact)
+        if faults[block] == 0 and int(count_words(compact)) != count:
+            faults[block] = 2
+        if faults[block] == 0:
+            _spread_bits(compact, universe[first:last], pdep, words[first:last])
+
+
+@njit(nogil=True, cache=True)
+def _read_distances(
+    piece: NDArray[np.uint8], size: int, count: int, in_bytes: bool, compact: NDArray[np.uint64]
+) -> int:
+    """Set the listed positions' bits; returns a fault's number or 0."""
+    position, found, at = -1, 0, 0
+    while at < piece.size:
+        if in_bytes:
+            distance = int(piece[at])
+            at += 1
+            if distance == _SKIP:
+                position += _SKIP
+                if at == piece.size:
+                    return 3
+                continue
+        else:
+            distance = int(piece[at]) | (int(piece[at + 1]) << 8)
+            at += 2
+        position += distance + 1
+        if position >= size:
+            return 4
+        compact[position // 64] |= _ONE << np.uint64(position % 64)
+        found += 1
+    return 0 if found == count else 2
+
+
+def _refuse(bad: NDArray[np.bool_], span: Span, what: str) -> None:
+    if bad.any():
+        raise DecodeError(f"block {span.first + int(bad.argmax())}: {what}")

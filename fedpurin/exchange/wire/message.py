@@ -19,10 +19,10 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.wire.blocks import EncodedIndex, grid_of
-from fedpurin.exchange.wire.checksum import Section, checksum, combine, scan_values
+from fedpurin.exchange.wire.checksum import Checksum, Section
 from fedpurin.exchange.wire.codes import Code
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES, Encoding
-from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
+from fedpurin.exchange.wire.header import CHECKSUM_BYTES, DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
 from fedpurin.space import Layout
 
@@ -54,7 +54,7 @@ class Tally:
     table_bytes: int = 0
     value_bytes: int = 0
     count_bytes: int = 0
-    checksum: int = 0
+    checksum: Checksum = field(default_factory=Checksum)
     encoding_bytes: Counter[str] = field(default_factory=Counter)
 
     def add_index(self, encoded: EncodedIndex) -> None:
@@ -65,25 +65,20 @@ class Tally:
 
     def read_index(self, table: Tensor, index: Tensor) -> None:
         """Count a piece of the block table and of the index section that arrived."""
-        self._sum(Section.TABLE, table, self.table_bytes)
-        self._sum(Section.INDEX, index, self.index_bytes)
+        self.checksum.add(Section.TABLE, table)
+        self.checksum.add(Section.INDEX, index)
         self.table_bytes += table.numel()
         self.index_bytes += index.numel()
 
-    def add_values(self, values: Shaped[Tensor, " values"]) -> bool:
-        """Count a piece of the value section, of the wire's type; returns whether all of it is finite."""
-        part, finite = scan_values(values, self.value_bytes)
-        self.checksum = combine(self.checksum, part)
+    def add_values(self, values: Shaped[Tensor, " values"]) -> None:
+        """Count a piece of the value section, of the wire's type."""
+        self.checksum.add(Section.VALUES, values.view(torch.uint8))
         self.value_bytes += values.nbytes
-        return finite
 
     def add_counts(self, piece: UInt8[Tensor, " bytes"]) -> None:
         """Count a piece of the contributor counts."""
-        self._sum(Section.COUNTS, piece, self.count_bytes)
+        self.checksum.add(Section.COUNTS, piece)
         self.count_bytes += piece.numel()
-
-    def _sum(self, section: Section, piece: Tensor, offset: int) -> None:
-        self.checksum = combine(self.checksum, checksum(section, piece, offset))
 
     def total_bytes(self) -> int:
         return HEADER_BYTES + self.table_bytes + self.index_bytes + self.value_bytes + self.count_bytes
@@ -113,10 +108,13 @@ class Tally:
             count_bytes=count_bytes if self.count_bytes else 0,
             num_counts=self.count_bytes // count_bytes,
         )
-        self.encoding_bytes["header"] += HEADER_BYTES
-        self.encoding_bytes[value_type.name.lower()] += self.value_bytes
-        self.encoding_bytes["counts"] += self.count_bytes
-        return header.pack(combine(self.checksum, _header_checksum(header)))
+        return header.pack(self.checksum)
+
+    def bytes_by_encoding(self, value_type: ValueType) -> Counter[str]:
+        """What all bytes of the message are, its header included."""
+        return self.encoding_bytes + Counter(
+            {"header": HEADER_BYTES, value_type.name.lower(): self.value_bytes, "counts": self.count_bytes}
+        )
 
     def check(self, data: bytes) -> Header:
         """Compare what was read with what the header announces.
@@ -133,15 +131,10 @@ class Tally:
         ):
             if read != announced:
                 raise DecodeError(f"{header.kind.name}: {name} {read}; the header announces {announced}")
-        found = combine(self.checksum, _header_checksum(header))
+        found = self.checksum.of(data[: HEADER_BYTES - CHECKSUM_BYTES])
         if found != claimed:
             raise DecodeError(f"{header.kind.name}: checksum {found:#018x}; the header says {claimed:#018x}")
         return header
-
-
-def _header_checksum(header: Header) -> int:
-    fields = bytearray(header.pack())[: HEADER_BYTES - 8]
-    return checksum(Section.HEADER, torch.frombuffer(fields, dtype=torch.uint8))
 
 
 def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
@@ -153,11 +146,12 @@ def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[T
     wire = values.to(value_type.dtype)
     if wire.stride() != (1,):  # also of no value or one, which torch calls contiguous whatever its stride
         wire = wire.clone(memory_format=torch.contiguous_format)
-    if not tally.add_values(wire):
+    if not all_finite(wire):
         bad = values[~torch.isfinite(wire)][0].item()
         raise ValueError(
             f"exchange.value_dtype={value_type.name.lower()}: a value of {bad} cannot be sent; it is not finite there"
         )
+    tally.add_values(wire)
     return wire.view(torch.uint8)
 
 
@@ -167,11 +161,25 @@ def read_values(tally: Tally, piece: UInt8[Tensor, " bytes"], value_type: ValueT
     Raises:
         DecodeError: a value that is not finite.
     """
-    aligned = piece if piece.storage_offset() % value_type.num_bytes == 0 else piece.clone()
-    values = aligned.view(value_type.dtype)
-    if not tally.add_values(values):
+    values = view_values(piece, value_type)
+    if not all_finite(values):
         raise DecodeError("a value is not finite")
+    tally.add_values(values)
     return values
+
+
+def view_values(piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Shaped[Tensor, " values"]:
+    """Bytes as values of the wire's type; a view where their memory is aligned."""
+    aligned = piece if piece.storage_offset() % value_type.num_bytes == 0 else piece.clone()
+    return aligned.view(value_type.dtype)
+
+
+def all_finite(values: Shaped[Tensor, " values"]) -> bool:
+    """Whether no value is infinite or not a number; codes (`codes.py`) are neither."""
+    if not values.is_floating_point() or not values.numel():
+        return True
+    low, high = torch.aminmax(values)  # NaN if any is
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def encode(
@@ -218,7 +226,7 @@ def encode_counted(
     sections = [section for section in (table, values, index, counts) if section is not None]
     device = sections[0].device if sections else torch.device("cpu")
     opening = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-    return torch.cat([opening, *sections]), tally.encoding_bytes
+    return torch.cat([opening, *sections]), tally.bytes_by_encoding(value_type)
 
 
 def _value_type_of(values: Tensor) -> ValueType:

@@ -6,16 +6,17 @@ import struct
 
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedpurin.exchange.wire import index_cpu, index_torch
 from fedpurin.exchange.wire.blocks import grid_of
-from fedpurin.exchange.wire.checksum import Section, checksum, scan_values, sum_words
+from fedpurin.exchange.wire.checksum import Checksum, Section
 from fedpurin.exchange.wire.costs import HEADER_BYTES, VALUE_BYTES, Encoding, dense_bytes, encoding_costs
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
-from fedpurin.exchange.wire.message import Message, decode, encode
+from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.message import Message, all_finite, decode, encode
 from fedpurin.space import Layout, pack_mask, unpack_mask
 from tests.exchange.fuzz import forge
 
@@ -43,7 +44,7 @@ def test_a_message_by_hand() -> None:
     mask = torch.zeros(layout.length, dtype=torch.bool)
     mask[[1, 3, 64 + 69]] = True
     data = bytes(encode(Message(Kind.UPDATE, 5, 9, pack_mask(mask), torch.tensor([1.0, 2.0, -3.0])), layout).tolist())
-    header = b"FP" + struct.pack("<BBBBHIIIIII", 1, Kind.UPDATE, ValueType.FLOAT32, 0x80, 0, 5, 9, 80, 3, 3, 0)
+    header = b"FP" + struct.pack("<BBBBHIIIIII", 2, Kind.UPDATE, ValueType.FLOAT32, 0x80, 0, 5, 9, 80, 3, 3, 0)
     table = struct.pack("<HBB", 2, 0, Encoding.BITMAP) + struct.pack("<HBB", 1, 0, Encoding.COORDINATE8)
     values = struct.pack("<3f", 1.0, 2.0, -3.0)
     index = bytes([0b1010, 0, 69])
@@ -104,12 +105,8 @@ def test_dense_bytes_is_what_a_dense_message_weighs() -> None:
     assert encode(random_update(layout, 1.0, torch.float16), layout).numel() == dense_bytes(layout, 2)
 
 
-@pytest.mark.parametrize("blocks_at_a_time", [64, 3])
 @pytest.mark.parametrize("within", [1.0, 0.5, 0.01, 0.0])
-def test_index_is_the_same_on_cpu_and_in_torch(
-    within: float, blocks_at_a_time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_torch, "BLOCKS_AT_A_TIME", blocks_at_a_time)
+def test_an_index_of_a_part_of_the_blocks(within: float) -> None:
     layout = Layout.from_sizes([*SIZES, 100_000])
     grid, parameters = grid_of(layout), layout.parameter_mask()
     for span in (grid.whole, grid.span(2, 6), grid.span(9, 10)):
@@ -117,14 +114,9 @@ def test_index_is_the_same_on_cpu_and_in_torch(
             universe = parameters & (torch.rand(layout.length) < within)
             mask = span.packed(pack_mask(universe & (torch.rand(layout.length) < density)))
             positions = span.packed(pack_mask(universe))
-            ours = index_cpu.encode_index(mask, positions, span)
-            theirs = index_torch.encode_index(mask, positions, span)
-            assert torch.equal(ours.table, theirs.table)
-            assert torch.equal(ours.index, theirs.index)
-            assert ours.encoding_bytes == theirs.encoding_bytes
-            assert sum(ours.encoding_bytes) == ours.table.numel() + ours.index.numel()
-            for implementation in (index_cpu, index_torch):
-                assert torch.equal(implementation.decode_index(ours.table, ours.index, positions, span), mask)
+            encoded = encode_index(mask, positions, span)
+            assert sum(encoded.encoding_bytes) == encoded.table.numel() + encoded.index.numel()
+            assert torch.equal(decode_index(encoded.table, encoded.index, positions, span), mask)
 
 
 def test_every_encoding_is_chosen_somewhere() -> None:
@@ -153,14 +145,19 @@ def test_every_flipped_bit_is_caught(kind: Kind) -> None:
             decode(damaged, layout)
 
 
-@pytest.mark.parametrize("offset", range(5))
-def test_checksum_of_pieces(offset: int) -> None:
+def test_checksum_of_pieces_and_by_hand() -> None:
+    """Sections in pieces, in any order of sections: XXH3 over header and hashes."""
     data = torch.randint(0, 256, (3_000,), dtype=torch.uint8)
-    whole = checksum(Section.INDEX, data, offset)
-    parts = [checksum(Section.INDEX, data[:cut], offset) for cut in (0, 1, 1001)]
-    rest = [checksum(Section.INDEX, data[cut:], offset + cut) for cut in (0, 1, 1001)]
-    assert all((a + b) % 2**64 == whole for a, b in zip(parts, rest, strict=True))
-    assert sum_words(data, offset) % 2**64 * 0x94D049BB133111EB % 2**64 == whole
+    whole, pieces = Checksum(), Checksum()
+    whole.add(Section.INDEX, data)
+    whole.add(Section.VALUES, data[:100])
+    pieces.add(Section.INDEX, data[:1001])
+    pieces.add(Section.VALUES, data[:100])
+    pieces.add(Section.INDEX, data[1001:])
+    assert pieces.of(b"header") == whole.of(b"header") != whole.of(b"headed")
+    nothing = xxhash.xxh3_64_digest(b"")
+    values, index = (xxhash.xxh3_64_digest(part.numpy().tobytes()) for part in (data[:100], data))
+    assert whole.of(b"header") == xxhash.xxh3_64_intdigest(b"header" + nothing + values + index + nothing)
 
 
 def claim(data: Tensor, **fields: object) -> Tensor:
@@ -222,15 +219,15 @@ def test_values_that_are_not_finite_are_not_sent(bad: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 400_001])
-def test_scan_sees_every_value(size: int, dtype: torch.dtype) -> None:
+def test_every_value_is_tested_for_being_finite(size: int, dtype: torch.dtype) -> None:
     values = torch.full((size,), torch.finfo(dtype).max, dtype=dtype)
     values[::2] *= -1
-    assert scan_values(values, 0) == (checksum(Section.VALUES, values.view(torch.uint8)), True)
+    assert all_finite(values)
     for position in {0, size // 2, size - 1}:
         for bad in (float("inf"), -float("inf"), float("nan")):
             broken = values.clone()
             broken[position] = bad
-            assert not scan_values(broken, 0)[1]
+            assert not all_finite(broken)
 
 
 def test_values_that_do_not_match_the_mask() -> None:
@@ -255,7 +252,7 @@ def test_numbers_that_the_header_cannot_hold() -> None:
 @given(st.binary(max_size=400), st.booleans())
 def test_any_bytes_decode_or_raise_decode_error(data: bytes, plausible: bool) -> None:
     if plausible:
-        data = b"FP\x01" + data
+        data = b"FP\x02" + data
     try:
         decode(data, LAYOUT)
     except DecodeError:
