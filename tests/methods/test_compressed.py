@@ -67,6 +67,14 @@ def test_topk_keeps_what_it_did_not_send(tmp_path: Path) -> None:
     assert model == [1.0 + 3.75, -4.0 + 1.5, 0.0]
 
 
+def test_topk_in_16_bits(tmp_path: Path) -> None:
+    """All of these values are exact in 16 bits, so the model is the same, for two bytes less a value."""
+    options = ["method=topk", "method.density=0.34", "trainer.rounds=1", "exchange.value_dtype=float16"]
+    model, history = pull3(tmp_path, *options)
+    assert model == [1.0, -4.0, 0.0]
+    assert (history[0]["bytes/up"], history[0]["bytes/down"]) == (2 * 47, 2 * 49)
+
+
 def test_stc_sends_one_magnitude_both_ways(tmp_path: Path) -> None:
     """Two of three: (2, ½, −1) gives ±1½, (4, −8, ½) gives ±6; mean (3¾, −3, −¾), of which ±3⅜ goes down."""
     model, history = pull3(tmp_path, "method=stc", "method.density=0.67", "trainer.rounds=1")

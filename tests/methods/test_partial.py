@@ -85,6 +85,14 @@ def test_fedspa_moves_masks_of_constant_size(tmp_path: Path) -> None:
     assert not torch.equal(masks[0], space.layout.extract(still.clients[0].extra["kept"]))
 
 
+def test_fedspa_sends_its_masks_apart_in_both_modes(tmp_path: Path) -> None:
+    records = [
+        simulate(tmp_path / mode, "method=fedspa", f"exchange={mode}").history for mode in ("direct", "on_demand")
+    ]
+    assert [record["bytes/up"] for record in records[0]] == [record["bytes/up"] for record in records[1]]
+    assert records[0][0]["bytes/up/mask"] > 4 * (40 + 4 * 6)
+
+
 def test_fedspa_drops_the_smallest_and_takes_the_steepest() -> None:
     method = FedSpa()
     method._shared = Layout.from_segments([Segment("weight", 0, 4, (2, 2))])
