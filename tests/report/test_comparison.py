@@ -13,6 +13,7 @@ from fedpurin.report.facts import facts
 from fedpurin.report.figure import Line
 from fedpurin.report.parts import costs, sweep
 from fedpurin.report.parts.accuracy import pareto, pareto_front
+from fedpurin.report.parts.masks import movement
 from fedpurin.report.read import read_run
 from tests.report.synthetic import Spec, write_run
 
@@ -173,3 +174,16 @@ def test_the_setting_is_told_in_short(make) -> None:  # type: ignore[no-untyped-
     assert (told["Data"], told["Clients"], told["Rounds"]) == ("digits", "2", "3")
     assert (told["Local epochs"], told["Learning rate"], told["Horizon β"]) == ("5", "0.1", "100")
     assert "Code" not in told  # these folders have no environment.json
+
+
+def test_masks_that_move_have_a_band_over_seeds(make) -> None:  # type: ignore[no-untyped-def]
+    comparison = make(small(seed=1), small(seed=2))
+    (group,) = comparison.groups
+    one, two = (run.masks.moved_overall for run in group.runs)
+    _, panel = movement([group]).panels
+    (line,) = panel.marks
+    assert list(line.x) == [2.0, 3.0]
+    assert line.y == pytest.approx((one[1:] + two[1:]) / 2)
+    assert line.high - line.y == pytest.approx(abs(one[1:] - two[1:]) / 2**0.5)
+    (single,) = movement([make(small(seed=3)).groups[0]]).panels[1].marks
+    assert list(single.high) == list(single.y)

@@ -50,8 +50,8 @@ def movement(groups: list[Group]) -> Figure:
         for group in (group for group in groups if group.setting == setting):
             curve = group.curve("mask/density")
             density.append(Line(group.label, curve.rounds + 1, curve.mean, group.style, curve.low, curve.high))
-            rounds, mean = _mean_moved([run.masks for run in group.runs if run.masks])
-            moved.append(Line(group.label, rounds + 1, mean, group.style))
+            rounds, mean, std = _mean_moved([run.masks for run in group.runs if run.masks])
+            moved.append(Line(group.label, rounds + 1, mean, group.style, mean - std, mean + std))
             for name, numbers, values in (("density", curve.rounds, curve.mean), ("moved", rounds, mean)):
                 rows += [
                     [*label_columns(group), name, int(number) + 1, value]
@@ -65,7 +65,8 @@ def movement(groups: list[Group]) -> Figure:
         "mask_movement",
         "How dense masks are, and how they move",
         "Left: share of the shared parameters that is critical. Right: 1 − |m ∧ m′| / |m ∨ m′| between a client's mask "
-        "and its previous one, mean over clients: 0 is the same mask, 1 is no parameter in common.",
+        "and its previous one, mean over clients: 0 is the same mask, 1 is no parameter in common. Bands are ± one sample "
+        "standard deviation over seeds.",
         panels[: 2 * MAX_SETTINGS],
         Numbers(("setting", "label", "figure", "round", "value"), rows),
         columns=2,
@@ -188,14 +189,16 @@ def _pictured(groups: list[Group]) -> list[tuple[Group, Run, Masks]]:
     return [item for item in found if item in kept]
 
 
-def _mean_moved(several: list[Masks]) -> tuple[Array, Array]:
-    """Mean over seeds of the moved share, from the second mask on."""
+def _mean_moved(several: list[Masks]) -> tuple[Array, Array, Array]:
+    """Rounds, mean and sample standard deviation (0 for one seed) of the moved share, from the second mask on."""
     rounds = np.unique(np.concatenate([masks.rounds for masks in several]))
     table = np.full((len(several), len(rounds)), math.nan)
     for row, masks in zip(table, several, strict=True):
         row[np.searchsorted(rounds, masks.rounds)] = masks.moved_overall
     known = np.isfinite(table).any(axis=0)
-    return rounds[known], np.nanmean(table[:, known], axis=0)
+    mean, count = np.nanmean(table[:, known], axis=0), np.isfinite(table[:, known]).sum(axis=0)
+    squares = np.nansum((table[:, known] - mean) ** 2, axis=0)
+    return rounds[known], mean, np.sqrt(squares / np.maximum(count - 1, 1))
 
 
 def _spread_out(chosen: tuple[MaskRound, ...]) -> list[MaskRound]:
