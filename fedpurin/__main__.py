@@ -139,7 +139,13 @@ def run(config: Config, run_dir: Path) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.captureWarnings(True)
     try:
-        build(config, run_dir).run()
+        federation = build(config, run_dir)
+        try:
+            federation.run()
+        except Interrupted:
+            federation.processes.close()
+            raise
+        federation.processes.close()
     except ConfigError as error:
         note_refusal(run_dir, error)
         raise

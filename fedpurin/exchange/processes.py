@@ -116,6 +116,21 @@ class Processes:
             with self._watch("barrier"):
                 dist.barrier(group=self._control)
 
+    def close(self) -> None:
+        """Leave in order: a thread of gloo's or the store's that outlives its objects aborts the process. A collective.
+
+        Nothing may be sent afterwards. Without it, after an error say, the heartbeat alone is stopped at exit: groups
+        are not taken down while a collective hangs in them.
+        """
+        if self.size == 1 or self._heartbeat is None:
+            return
+        self.barrier()  # nobody waits for anybody any more
+        heartbeat, self._heartbeat = self._heartbeat, None
+        heartbeat.stop()
+        dist.barrier(group=self._control)  # nobody uses the store any more, which goes with rank 0
+        self._control = self._data = None
+        dist.destroy_process_group()
+
     def _group(self, piece: Tensor) -> Any:
         return self._control if piece.device.type == "cpu" else self._data
 

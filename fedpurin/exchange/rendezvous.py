@@ -7,16 +7,20 @@ the text says (run/folder.py), the process group itself (processes.py).
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch.distributed import distributed_c10d
 
 WAIT = timedelta(seconds=300)
+LOOPBACK = "127.0.0.1"
+BACKLOG = 2048
 _asked = count()
 _stores: list[Any] = []  # rank 0 may host the store, which has to live while the others read
 
@@ -44,14 +48,38 @@ def from_first_before_group(name: Callable[[], str], *, first: bool) -> str:
     return str(store.get(key).decode())
 
 
-def _store(first: bool) -> Any:
+def make_store(address: str, port: int, *, hosts: bool, one_node: bool, timeout: timedelta = WAIT) -> Any:
+    """A key-value store that one process hosts; with `one_node` other machines cannot reach it."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+    options: dict[str, Any] = {"is_master": hosts, "wait_for_workers": False, "timeout": timeout}
+    if one_node and hosts:
+        options["master_listen_fd"] = socket.create_server((LOOPBACK, port), backlog=BACKLOG).detach()
+    return TCPStore(LOOPBACK if one_node else address, port, **options)
+
+
+def stay_on_loopback() -> None:
+    """Let gloo listen where this machine alone can connect, unless the user has named an interface."""
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if names and "GLOO_SOCKET_IFNAME" not in os.environ:
+        os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+
+
+def make_local_group(
+    backend: str, port: int, rank: int, size: int, timeout: timedelta | None, device: torch.device | None
+) -> None:
+    """The default process group of ranks that all run on this machine."""
+    store = make_store(LOOPBACK, port, hosts=rank == 0, one_node=True, timeout=timeout or WAIT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=device)
+
+
+def _store(first: bool) -> Any:
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     hosted = not torchrun or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     slurm = None if torchrun else SLURMEnvironment()
     address = os.environ["MASTER_ADDR"] if slurm is None else slurm.main_address
     port = int(os.environ["MASTER_PORT"]) if slurm is None else slurm.main_port
-    store = TCPStore(address, port + hosted, is_master=first and hosted, wait_for_workers=False, timeout=WAIT)
+    one_node = slurm is not None and int(os.environ.get("SLURM_NNODES", "1")) == 1
+    store = make_store(address, port + hosted, hosts=first and hosted, one_node=one_node)
     _stores.append(store)
     return store

@@ -1,12 +1,12 @@
 """Signals that end a run early, and SLURM's requeue.
 
-Owns: noticing USR1, USR2 and TERM, the time that is left after one, asking SLURM to run the job again. Does not own:
+Owns: noticing USR1, USR2, TERM and HUP, the time that is left after one, asking SLURM to run the job again. Does not own:
 saving (checkpointer.py), the sbatch options that send the signals (slurm/).
 
 USR1 and USR2 come before a time limit (`--signal=USR1@120`; submitit uses USR2): the round is finished, a checkpoint
 saved, the job requeued. TERM comes from preemption, which requeues by itself, or from `scancel` and `kill`, which want
-an end: the same without the requeue. A round that does not finish within the grace is abandoned: rank 0 requeues and
-leaves, and the last checkpoint stands.
+an end: the same without the requeue; so does HUP, which a terminal sends that closes. A round that does not finish
+within the grace is abandoned: rank 0 requeues and leaves, and the last checkpoint stands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 log = logging.getLogger(__name__)
 
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (*REQUEUEING, signal.SIGTERM)
+SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGHUP)
 TERM_GRACE_SECONDS = 20.0  # SLURM's KillWait, the time between TERM and KILL, is 30 s unless the site changed it
 END_SECONDS = 120.0  # how long a requeued job may wait for SLURM to end it
 
@@ -58,7 +58,8 @@ class Interruption:
 
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if not is_unheeded(number)]
+            self._previous = {number: signal.signal(number, self._hear) for number in heeded}
 
     def uninstall(self) -> None:
         """Put the former handlers back and forget the deadline."""
@@ -77,7 +78,7 @@ class Interruption:
         if self.received is not None:
             return
         self.received = number
-        grace = min(self.grace_seconds, TERM_GRACE_SECONDS) if number == signal.SIGTERM else self.grace_seconds
+        grace = self.grace_seconds if number in REQUEUEING else min(self.grace_seconds, TERM_GRACE_SECONDS)
         if self.rank == 0:
             log.warning("%s: finishing the round, at most %.0f s, then saving", signal.Signals(number).name, grace)
             self._timer = threading.Timer(grace, self._abandon)
@@ -91,6 +92,11 @@ class Interruption:
         if self.received in REQUEUEING and under_slurm() and requeue():
             time.sleep(END_SECONDS)
         os._exit(128 + self.received)
+
+
+def is_unheeded(number: int) -> bool:
+    """Whether the run was started to outlive its terminal (`nohup`)."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def under_slurm() -> bool:

@@ -23,6 +23,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessS
 from torch import nn
 
 from fedpurin.config import ConfigError, TrainerConfig
+from fedpurin.exchange import rendezvous
 from fedpurin.run.interruption import SIGNALS
 from fedpurin.run.slurm import slurm_world
 
@@ -80,6 +81,19 @@ class ClientParallelStrategy(DDPStrategy):
         self._launcher = PatientLauncher(
             self.cluster_environment, self.num_processes, self.num_nodes, timeout_seconds=self.timeout_seconds
         )
+
+    def _setup_distributed(self) -> None:
+        """On one node, listen where no other machine can connect. torchrun's agent hosts its store itself."""
+        if self.num_nodes == 1:
+            rendezvous.stay_on_loopback()
+            if "TORCHELASTIC_RUN_ID" not in os.environ and not rendezvous.has_group():
+                assert self.cluster_environment is not None
+                self._set_world_ranks()
+                rendezvous.make_local_group(
+                    self._get_process_group_backend(), self.cluster_environment.main_port, self.global_rank,
+                    self.world_size, self._timeout, None if self.root_device.type == "cpu" else self.root_device,
+                )  # fmt: skip
+        super()._setup_distributed()  # makes the group where there is none yet
 
     def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
         return module

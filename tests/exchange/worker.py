@@ -81,8 +81,12 @@ def main() -> None:
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
     if scenario == "cases":
-        torch.save(run_cases(Processes()), f"{out}.{rank}")
-        dist.destroy_process_group()
+        processes = Processes()
+        torch.save(run_cases(processes), f"{out}.{rank}")
+        processes.private_group()
+        processes.close()
+        processes.close()  # again has no effect
+        assert not dist.is_initialized()
         return
     processes = Processes(timeout_seconds=6.0)
     action, victim = scenario.split("-")

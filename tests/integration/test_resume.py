@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_costs_only_the_rounds_since_the_one_before(
     assert "round-00003: tensors/__0_0.distcp is cut short" in caplog.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_ends_the_round_and_saves(tmp_path: Path, number: signal.Signals) -> None:
     options = ("method=fedpurin", "method.beta=4", f"trainer.rounds={ROUNDS}", "checkpoint.every=4")
     whole = simulate(tmp_path / "whole", *options)
