@@ -27,7 +27,8 @@ class Client:
     critical-parameter mask of its last fit; `extra` holds vectors that a method keeps per client (Ditto's second
     model, pFedSD's teacher); `metrics` are its latest measured values; `personal_buffers` are the running statistics of a fit
     that started from its model for an evaluation alone; `reach` is how far its last fit that was to
-    measure it would have come with gradients of one (`reach.py`).
+    measure it would have come with gradients of one (`reach.py`); `epochs` and `steps` count its fits
+    so far.
     """
 
     id: int
@@ -41,6 +42,8 @@ class Client:
     class_counts: Int64[Tensor, " classes"] | None = None
     reach: float = 0.0
     personal_buffers: dict[str, Tensor] = field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
 
     @property
     def num_train(self) -> int:
@@ -71,6 +74,11 @@ class Client:
                 buffer.copy_(buffers[name])
         elif fit.start == MODEL:
             self.personal_buffers = {name: buffers[name].clone() for name in self.buffers}
+
+    def count(self, epochs: int, steps: int) -> None:
+        """Add a fit that was kept to the epochs and optimizer steps so far."""
+        self.epochs += epochs
+        self.steps += steps
 
 
 @dataclass(frozen=True)

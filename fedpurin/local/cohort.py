@@ -90,7 +90,8 @@ class CohortExecutor(SerialExecutor):
         masks = [~fit.update_mask for fit in fits if fit.update_mask is not None]
         frozen = torch.stack(masks) if masks else None
         trained = [s for s in trainer.space.layout if first.trains is None or first.trains(s)]
-        stack = Stack(trainer.space, trainer.module, vectors, trained, first.lr)
+        with trainer.counters.of_many():
+            stack = Stack(trainer.space, trainer.module, vectors, trained, first.lr)
         limits = limits_of(first, trainer.space.layout)
 
         seed_global(trainer.seed, f"{first.purpose}/dropout", round=round, client=clients[0].id)
@@ -102,7 +103,8 @@ class CohortExecutor(SerialExecutor):
         for step in range(steps[0]):
             stack.narrow(sum(total > step for total in steps))
             for rows, batch in _by_length([next(batches[k]) for k in range(stack.active)]):
-                loss = self._gradients(stack, rows, batch, buffers, context)
+                with trainer.counters.of_many():
+                    loss = self._gradients(stack, rows, batch, buffers, context)
                 is_last = torch.tensor([step // int(num_batches[k]) == epochs - 1 for k in rows])
                 losses[rows] += torch.where(is_last.to(loss.device), loss, 0.0)
             leaving = [k for k in range(stack.active) if steps[k] == step + 1]
@@ -130,6 +132,7 @@ class CohortExecutor(SerialExecutor):
                 client.store("gradient", gradients[k])
             if diverged is None:
                 client.keep(fit, vectors[k], state)
+                client.count(epochs, steps[k])
             results[client.id] = FitResult(means[k], seconds, steps[k], diverged)
         return [results[client.id] for client, _ in members]
 
@@ -213,7 +216,7 @@ class CohortExecutor(SerialExecutor):
                         totals[row][name] = totals[row].get(name, 0.0) + value
         samples = [len(client.test_indices) for client in clients]
         return [
-            trainer.with_accuracy({name: total / count for name, total in own.items()})
+            trainer.evaluation.named({name: total / count for name, total in own.items()})
             for own, count in zip(totals, samples, strict=True)
         ]
 
@@ -222,7 +225,7 @@ class CohortExecutor(SerialExecutor):
         length = length_of_rows(batch)
 
         def step(tensors: Tensors, batch: Any) -> Tensors:
-            with self.trainer.collecting(length) as logged:
+            with self.trainer.log.collecting(length) as logged, self.trainer.counters.of_many():
                 functional_call(self._validation, _prefixed(tensors), (batch,))
             if any(size != length for items in logged.values() for _, size in items):
                 raise NotBatchable("validation_step logs with a batch_size of its own")

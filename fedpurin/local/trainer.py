@@ -1,16 +1,15 @@
-"""The rank's one live module: loading a client into it, fits one client at a time, evaluation.
+"""The rank's one live module: loading a client into it, and fits of one client at a time.
 
-Owns: the live module, whose parameters are views of one flat vector; the batch loop of a local fit (METHOD step 1);
-a client's evaluation (step 8). Does not own: what is to be fitted (`fit.py`, said by the method), who takes part, what
-is exchanged; the perturbation scores and the mask, which a callback computes when a fit ends
-(`callbacks/mask_selection.py`).
+Owns: the live module, whose parameters are views of one flat vector; the batch loop of a local fit (METHOD step 1).
+Does not own: what is to be fitted (`fit.py`, said by the method), optimizer and schedules (`optimizer.py`), logged values
+and evaluation (`evaluation.py`), who takes part, what is exchanged; the perturbation scores and the mask, which a
+callback computes when a fit ends (`callbacks/mask_selection.py`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,19 +19,19 @@ from jaxtyping import Float32
 from lightning import Fabric, LightningModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import Metric
 
 from fedpurin.config import ConfigError
 from fedpurin.data import Pool
 from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
+from fedpurin.local.counters import counters_of
+from fedpurin.local.evaluation import Evaluation, MetricLog, means
 from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import BATCH_HOOKS, overridden
+from fedpurin.local.optimizer import Optimization, configured
 from fedpurin.local.reach import Reach
 from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import Layout, ParameterSpace, Segment
-
-ACCURACY_NAMES = ("accuracy", "acc", "val_accuracy", "val_acc", "val/accuracy", "val/acc", "valid_accuracy")
 
 
 class LocalTrainer:
@@ -59,18 +58,25 @@ class LocalTrainer:
         fabric.setup_module(module)  # once a rank: it hooks the module for good
         self.fabric, self.module, self.space = fabric, module, space
         self.train, self.test = train, test
-        self.seed, self.local_epochs, self.batch_size, self.monitor = seed, local_epochs, batch_size, monitor
+        self.seed, self.local_epochs, self.batch_size = seed, local_epochs, batch_size
         self.vector = space.bind(module)
         self.gradient = torch.zeros(space.shared.length, device=self.vector.device)
         self.client: Client
-        self.round = 0
-        self._logged: dict[str, list[tuple[Any, int]]] | None = None
-        self._batch_size = 0
+        self.counters = counters_of(module)
+        self.log = MetricLog(module)
+        self.evaluation = Evaluation(fabric, module, self.log, test, monitor)
+        self._round = 0
         self._hooks = frozenset(hook for hook in BATCH_HOOKS if overridden(module, hook))
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
-        # Through Fabric, self.log costs a device sync a call; here it only collects while evaluating.
-        module.log = self._log  # type: ignore[method-assign]
-        module.log_dict = self._log_dict  # type: ignore[method-assign, assignment]
+
+    @property
+    def round(self) -> int:
+        """The round of the present fit; trials have negative ones, which the module sees as 0."""
+        return self._round
+
+    @round.setter
+    def round(self, number: int) -> None:
+        self._round, self.counters.round = number, max(number, 0)
 
     def new_client(self, id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
         """A client that starts from the module's present weights and buffers, as every client does."""
@@ -87,6 +93,7 @@ class LocalTrainer:
         self.vector.copy_(client.vector if vector is None else vector)
         for name, buffer in self.module.named_buffers():
             buffer.copy_(client.buffers[name])
+        self.counters.current_epoch, self.counters.global_step = client.epochs, client.steps
 
     def fit_all(self, client: Client, fits: Sequence[LocalFit], round: int) -> FitResult:
         """A client's fits of one round, in order; the first that diverges is the last."""
@@ -117,11 +124,13 @@ class LocalTrainer:
             client.store("gradient", self.gradient)
         if diverged is None:
             client.keep(fit, self.vector, dict(self.module.named_buffers()))
+            client.count(fit.epochs or self.local_epochs, num_steps)
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
 
     def show(self, client: Client, vector: Tensor, buffers: Mapping[str, Tensor], gradient: Tensor) -> None:
         """Make what was fitted elsewhere the live model, as if it had been fitted here."""
         self.client, self.gradient = client, gradient
+        self.counters.current_epoch, self.counters.global_step = client.epochs, client.steps
         self.vector.copy_(vector)
         for name, buffer in self.module.named_buffers():
             buffer.copy_(buffers[name])
@@ -139,7 +148,10 @@ class LocalTrainer:
         epochs, reach = fit.epochs or self.local_epochs, Reach()
         held = None if fit.update_mask is None else (~fit.update_mask, self.vector[~fit.update_mask])
         limits = limits_of(fit, self.space.layout)
-        optimizer, schedulers = self._fresh_optimizer(fit.lr)
+        optimization = (
+            configured(module) if fit.lr is None else Optimization(torch.optim.SGD(module.parameters(), lr=fit.lr))
+        )
+        optimizer: Any = fabric.setup_optimizers(optimization.optimizer)
         order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
         seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
         num_batches = self.num_batches(client)
@@ -153,119 +165,67 @@ class LocalTrainer:
             module.on_train_epoch_start()
             total, counted = torch.zeros((), device=self.vector.device), 0
             batches = self.train.batches(client.train_indices, self.batch_size, generator=order)
-            for index, batch in zip(range(num_batches), batches, strict=False):
-                if call("on_train_batch_start", batch, index) == -1:  # Lightning's word for "no more of this epoch"
-                    break
-                with fabric.autocast():
-                    output = module.training_step(batch, index)
-                if output is None:  # Lightning's word for "not this batch"
-                    if epoch == epochs - 1 and index == num_batches - 1:
-                        self.gradient = self._last_gradient()  # of the last batch that had a loss
-                    call("on_train_batch_end", None, batch, index)
-                    continue
-                loss = loss_of(output)
-                call("on_before_zero_grad", optimizer)
-                optimizer.zero_grad()
-                call("on_before_backward", loss)
-                fabric.backward(loss)
-                if gathers_always or (epoch == epochs - 1 and index == num_batches - 1):
-                    self.gradient = self._last_gradient()  # as the loss gave it: hooks may clip it from here on
-                call("on_after_backward")
-                if edits_gradients:
-                    fabric._strategy.precision.unscale_gradients(optimizer.optimizer)
-                    call("on_before_optimizer_step", optimizer)
-                    call("configure_gradient_clipping", optimizer, None, None)
-                optimizer.step()
-                if held is not None:
-                    self.vector[held[0]] = held[1]
-                for part, low, high in limits:
-                    self.vector[part].clamp_(low, high)
-                if fit.measures_reach:
-                    reach.step(optimizer.param_groups)
-                for scheduler in schedulers["step"]:
-                    scheduler.step()
-                total += loss.detach()
-                step, counted = step + 1, counted + 1
-                call("on_train_batch_end", output, batch, index)
-            for scheduler in schedulers["epoch"]:
-                scheduler.step()
-            module.on_train_epoch_end()
+            with self._logging(optimization.is_monitored, lambda: total / max(1, counted)) as logged:  # noqa: B023
+                for index, batch in zip(range(num_batches), batches, strict=False):
+                    if call("on_train_batch_start", batch, index) == -1:  # Lightning's word for "no more of this epoch"
+                        break
+                    with fabric.autocast():
+                        output = module.training_step(batch, index)
+                    is_last = epoch == epochs - 1 and index == num_batches - 1
+                    if output is None:  # Lightning's word for "not this batch"
+                        if is_last:
+                            self.gradient = self._last_gradient()  # of the last batch that had a loss
+                        call("on_train_batch_end", None, batch, index)
+                        continue
+                    loss = loss_of(output)
+                    call("on_before_zero_grad", optimizer)
+                    optimizer.zero_grad()
+                    call("on_before_backward", loss)
+                    fabric.backward(loss)
+                    if gathers_always or is_last:
+                        self.gradient = self._last_gradient()  # as the loss gave it: hooks may clip it from here on
+                    call("on_after_backward")
+                    if edits_gradients:
+                        fabric._strategy.precision.unscale_gradients(optimizer.optimizer)
+                        call("on_before_optimizer_step", optimizer)
+                        call("configure_gradient_clipping", optimizer, None, None)
+                    optimizer.step()
+                    if held is not None:
+                        self.vector[held[0]] = held[1]
+                    for part, low, high in limits:
+                        self.vector[part].clamp_(low, high)
+                    if fit.measures_reach:
+                        reach.step(optimizer.param_groups)
+                    total += loss.detach()
+                    step, counted = step + 1, counted + 1
+                    self.counters.global_step += 1
+                    optimization.step(module, "step", index, plateau=False, logged=logged)
+                    call("on_train_batch_end", output, batch, index)
+                    optimization.step(module, "step", index, plateau=True, logged=logged)
+                optimization.step(module, "epoch", epoch, plateau=False, logged=logged)
+                module.on_train_epoch_end()
+                optimization.step(module, "epoch", epoch, plateau=True, logged=logged)
+            self.counters.current_epoch += 1
         module.on_train_end()
         client.reach = reach.total if fit.measures_reach else client.reach
         return float(total) / max(1, counted), step  # the fit's only device sync
+
+    @contextmanager
+    def _logging(self, wanted: bool, loss: Callable[[], Tensor]) -> Iterator[Callable[[], dict[str, float]]]:
+        """What an epoch logs, as means, with its mean `loss`; kept only where a schedule monitors a value."""
+        if not wanted:
+            yield dict
+            return
+        with self.log.collecting(self.batch_size) as logged:
+            yield lambda: {"loss": float(loss())} | means(logged, "training_step")
 
     def _call(self, hook: str, *arguments: Any) -> Any:
         """Call a hook of the module if it is the module's own; the others do nothing."""
         return getattr(self.module, hook)(*arguments) if hook in self._hooks else None
 
     def evaluate(self) -> dict[str, float]:
-        """Run `validation_step` over the loaded client's test data; means of what it logged, by batch size.
-
-        Raises:
-            ConfigError: nothing that can serve as the accuracy was logged.
-        """
-        module = self.module
-        module.eval()
-        self._logged = defaultdict(list)
-        with torch.no_grad():
-            module.on_validation_epoch_start()
-            for index, batch in enumerate(self.test.batches(self.client.test_indices, self.batch_size)):
-                self._batch_size = length_of(batch)
-                with self.fabric.autocast():
-                    module.validation_step(batch, index)
-            self._batch_size = 1
-            module.on_validation_epoch_end()
-        logged, self._logged = self._logged, None
-        values = {name: _mean(items) for name, items in logged.items()}
-        return self.with_accuracy(values)
-
-    @contextmanager
-    def collecting(self, batch_size: int) -> Iterator[dict[str, list[tuple[Any, int]]]]:
-        """What the module logs meanwhile: values by name, each with the number of samples that it stands for."""
-        self._logged, self._batch_size = defaultdict(list), batch_size
-        try:
-            yield self._logged
-        finally:
-            self._logged = None
-
-    def with_accuracy(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The means of what was logged, and among them the accuracy under that name."""
-        return {**values, "accuracy": values[self._accuracy_name(values)]}
-
-    def _accuracy_name(self, values: Mapping[str, float]) -> str:
-        for name in [self.monitor] if self.monitor else ACCURACY_NAMES:
-            if name in values:
-                return name
-        raise ConfigError(
-            f"trainer.monitor={self.monitor}: validation_step of {type(self.module).__name__} logged "
-            f"{sorted(values) or 'nothing'}; log 'accuracy' there, or name the metric with trainer.monitor"
-        )
-
-    def _fresh_optimizer(self, lr: float | None) -> tuple[Any, dict[str, list[Any]]]:
-        """The module's optimizer, new each round, and its schedulers by interval; or plain SGD of rate `lr`."""
-        configured: Any = (
-            self.module.configure_optimizers() if lr is None else torch.optim.SGD(self.module.parameters(), lr=lr)
-        )
-        schedulers: list[Any] = []
-        if isinstance(configured, dict):
-            schedulers = [configured["lr_scheduler"]] if "lr_scheduler" in configured else []
-            configured = configured["optimizer"]
-        elif isinstance(configured, tuple):
-            configured, schedulers = configured
-        if isinstance(configured, list | tuple):
-            if len(configured) != 1:
-                raise ConfigError(f"model: {type(self.module).__name__} configures {len(configured)} optimizers, not 1")
-            configured = configured[0]
-        if not isinstance(configured, torch.optim.Optimizer):
-            raise ConfigError(
-                f"model: configure_optimizers of {type(self.module).__name__} returned "
-                f"{type(configured).__name__}; a client needs one torch optimizer"
-            )
-        by_interval: dict[str, list[Any]] = {"step": [], "epoch": []}
-        for item in schedulers:
-            entry = item if isinstance(item, dict) else {"scheduler": item}
-            by_interval[entry.get("interval", "epoch")].append(entry["scheduler"])
-        return self.fabric.setup_optimizers(configured), by_interval
+        """Measure the loaded client's model on its own test data: `accuracy`, and `test/NAME` for all else."""
+        return self.evaluation.run(self.client.test_indices, self.batch_size)
 
     def _last_gradient(self) -> Float32[Tensor, " shared_length"]:
         gradient = self.space.gather_gradients(self.module)
@@ -292,15 +252,6 @@ class LocalTrainer:
             return f"loss is {loss}"
         return None if is_finite else "parameters are not finite"
 
-    def _log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
-        if self._logged is not None:
-            detached = value.detach() if isinstance(value, Tensor) else value
-            self._logged[name].append((detached, batch_size or self._batch_size))
-
-    def _log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        for name, value in dictionary.items():
-            self._log(name, value, *args, **kwargs)
-
 
 def limits_of(fit: LocalFit, layout: Layout) -> list[tuple[slice, float, float]]:
     """Where in the flat vector a fit's bounds hold, and which."""
@@ -319,13 +270,3 @@ def loss_of(output: Any) -> Tensor:
 def length_of(batch: Any) -> int:
     """Number of samples in a batch."""
     return len(batch[0]) if isinstance(batch, list | tuple) else len(batch)
-
-
-def _mean(items: list[tuple[Any, int]]) -> float:
-    last = items[-1][0]
-    if isinstance(last, Metric):  # a torchmetrics object accumulates by itself
-        value = float(last.compute())
-        last.reset()
-        return value
-    weight = sum(size for _, size in items)
-    return float(sum(value * size for value, size in items)) / weight

@@ -29,6 +29,7 @@ from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
 from fedpurin.run.launch import make_fabric
+from fedpurin.run.listeners import check_callbacks, remarks
 from fedpurin.run.lock import RunLock, is_first_process
 from fedpurin.run.module import check_fit, check_optimizers, check_single_samples, client_module, complete
 from fedpurin.run.record import Recorder, RunFolder
@@ -82,6 +83,7 @@ def _assemble(
     method = make_method(config.method)
     listeners = [make(entry, "callbacks") for entry in config.callbacks.values() if entry] + list(callbacks)
     listeners += [make(entry, "logger") for entry in config.logger.values() if entry]
+    check_callbacks(listeners)
     providers = [listener for listener in listeners if getattr(listener, "provides_masks", False)]
     if not method.needs_masks:  # a mask provider may stay configured; such a method has nothing to solve for
         listeners = [listener for listener in listeners if listener not in providers]
@@ -143,6 +145,8 @@ def _assemble(
     processes.block = executor.block
     if processes.rank == 0:
         log.info("local fits: %s", why)
+        for line in remarks(module, listeners):
+            log.warning(line)
     own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
     clients = {
         id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own

@@ -144,7 +144,8 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     module, fixed = describe_module(trainer)
     method, method_tensors = split_tensors(federation.method.state_dict(), "method")
     ledger = federation.exchange.ledger.gather(processes)
-    metrics = processes.gather_objects({id: client.metrics for id, client in federation.clients.items()})
+    own = {id: (client.metrics, [client.epochs, client.steps]) for id, client in federation.clients.items()}
+    everyone = [item for part in processes.gather_objects(own) for item in part.items()]
     state = {
         "format": FORMAT,
         "threads": torch.get_num_threads(),
@@ -154,7 +155,8 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "module": module,
         "method": method,
         "ledger": ledger.state_dict(),
-        "metrics": {str(id): values for part in metrics for id, values in part.items()},
+        "metrics": {str(id): metrics for id, (metrics, _) in everyone},
+        "counts": {str(id): counts for id, (_, counts) in everyone},
         "history": federation.history,
         "lengths": sync_files(appended_files(federation.run_dir)) if processes.rank == 0 else {},
     }
@@ -190,6 +192,7 @@ def restore(federation: Federation, checkpoint: Checkpoint, state: Mapping[str, 
         tensors = checkpoint.read_tensors(lambda key, batch=batch: key[: key.find("/", 7) + 1] in batch)  # type: ignore[misc]
         for client in batch.values():
             restore_client(client, tensors, state["metrics"].get(str(client.id), {}))
+            client.epochs, client.steps = state.get("counts", {}).get(str(client.id), (0, 0))
     kept = checkpoint.read_tensors(lambda key: key.startswith("method/"))
     device = federation.trainer.vector.device
     federation.method.load_state_dict(

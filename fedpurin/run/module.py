@@ -21,7 +21,9 @@ from torch.nn.parameter import is_lazy
 
 from fedpurin.config import ConfigError
 from fedpurin.data import Pool
+from fedpurin.local.counters import counting
 from fedpurin.local.hooks import NOT_CALLED, STEPS, overridden, takes_batch_index, without_index
+from fedpurin.local.optimizer import configured
 from fedpurin.seeding import derive_seed
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
@@ -125,7 +127,9 @@ def _try(module: LightningModule, train: Pool, test: Pool | None = None, count: 
 def check_optimizers(module: LightningModule) -> None:
     """Make the optimizer once and drop it, so that a value it refuses (a negative rate) is named before the start."""
     try:
-        module.configure_optimizers()
+        configured(module)
+    except ConfigError:
+        raise
     except Exception as error:
         what = f"model: configure_optimizers of {type(module).__name__}"
         raise ConfigError(f"{what}: {one_line(error).removeprefix('ValueError: ')}") from error
@@ -193,15 +197,14 @@ def _is_lightning(model: nn.Module) -> bool:
 
 
 def _adapted(model: Any) -> LightningModule:
-    """Give the copy a subclass of its own class where it needs one: the base class and the signatures we call.
+    """Give the copy a subclass of its own class: the base class, the signatures we call, and the counts.
 
     The class keeps its name, and its methods win over everything added.
     """
     own = type(model)
     bases = (own,) if isinstance(model, LightningModule) else (own, LightningModule)
     added = {step: without_index(getattr(own, step)) for step in STEPS if not takes_batch_index(getattr(own, step))}
-    if added or len(bases) > 1:
-        names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-        model.__class__ = type(own.__name__, bases, names | added)
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    model.__class__ = type(own.__name__, bases, names | added | counting(own))
     assert isinstance(model, LightningModule)
     return model
