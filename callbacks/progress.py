@@ -16,9 +16,10 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fedpurin.federation import VARIANTS, Federation
+from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.methods import Round
+from fedpurin.metrics import ACCURACY, VARIANTS, headline, measured_stems
 from fedpurin.run.record import summarise_run
 
 
@@ -70,8 +71,9 @@ class Progress(RunCallback):
 
     def on_round_end(self, federation: Federation, record: Mapping[str, Any]) -> None:
         rounds, done = federation.config.trainer.rounds, record["round"] + 1
-        if (accuracy := record.get("accuracy/personalized")) is not None:
-            self._latest = f"acc {accuracy:.3f}"
+        head = headline(federation.config.trainer.monitor, record)
+        if (value := record.get(f"{head}/personalized")) is not None:
+            self._latest = f"acc {value:.3f}" if head == ACCURACY else f"{head.removeprefix('test/')} {value:.4g}"
         traffic = format_bytes(record.get("bytes/up", 0) + record.get("bytes/down", 0))
         if self._bar is not None:
             self._latest = f"{self._latest.split(' · ')[0]} · {traffic}"
@@ -121,20 +123,26 @@ def summary_tables(summary: Mapping[str, Any]) -> Group:
     `summary` is what `summary.json` holds. The reduction is against sending the whole model dense both ways, for every
     method alike; what the method itself would send dense stands beside it.
     """
-    parts: list[RenderableType] = [_accuracy_table(summary)]
+    head = str(summary.get("headline", ACCURACY)).removesuffix("/personalized")
+    parts: list[RenderableType] = [_headline_table(summary, head)]
     parts += [
-        f"{variant}: {what}" for variant, what in EXPLAINED.items() if summary.get(f"accuracy/{variant}") is not None
+        f"{variant}: {what}" for variant, what in EXPLAINED.items() if summary.get(f"{head}/{variant}") is not None
     ]
+    for stem in measured_stems(summary):
+        values = [(variant, summary.get(f"{stem}/{variant}")) for variant in VARIANTS]
+        told = ", ".join(f"{variant} {value:.4g}" for variant, value in values if value is not None)
+        if stem != head and told:
+            parts.append(f"{stem.removeprefix('test/')}, mean over clients: {told}")
     parts += ["", _traffic_table(summary), *_further_lines(summary)]
     return Group(*parts)
 
 
-def _accuracy_table(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"after round {summary['rounds']}", title_justify="left")
-    for column in ("accuracy", "mean over clients", "worst client", "best client"):
-        table.add_column(column, justify="left" if column == "accuracy" else "right", no_wrap=True)
+def _headline_table(summary: Mapping[str, Any], head: str) -> Table:
+    table, measured = Table(title=f"after round {summary['rounds']}", title_justify="left"), head.removeprefix("test/")
+    for column in (measured, "mean over clients", "worst client", "best client"):
+        table.add_column(column, justify="left" if column == measured else "right", no_wrap=True)
     for variant in VARIANTS:
-        name = f"accuracy/{variant}"
+        name = f"{head}/{variant}"
         values = [summary.get(key) for key in (name, f"{name}/worst", f"{name}/best")]
         if values[0] is not None:
             table.add_row(variant, *("–" if value is None else f"{value:.4f}" for value in values))

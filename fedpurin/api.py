@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning import LightningModule
 from torch import nn
 from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError, name_of
 from fedpurin.data import LabelledData
 from fedpurin.federation import Federation
+from fedpurin.metrics import headline
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
 from fedpurin.run.effects import remarks, say
@@ -23,13 +25,44 @@ from fedpurin.run.lock import is_first_process
 from fedpurin.run.slurm import slurm_world
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """A finished run: its folder, every round's record (on rank 0), and the loop with its clients."""
 
     run_dir: Path
     history: list[dict[str, Any]]
     federation: Federation
+
+    def __repr__(self) -> str:
+        """One line: the folder, the rounds, and the last value that the run is judged by."""
+        last = self.history[-1] if self.history else {}
+        name = f"{headline(self.federation.config.trainer.monitor, last)}/personalized"
+        value = last.get(name)
+        measured = f", {name}={value:.4g}" if isinstance(value, float) else ""
+        return f"RunResult({str(self.run_dir)!r}, {len(self.history)} rounds{measured})"
+
+    @property
+    def rounds(self) -> Any:
+        """`metrics.jsonl` as a pandas DataFrame, a row a round; `round` counts from 0."""
+        return _pandas("rounds").DataFrame(self.history)
+
+    @property
+    def clients(self) -> Any:
+        """`clients.csv` as a pandas DataFrame, a row a client and round."""
+        return _pandas("clients").read_csv(self.run_dir / "clients.csv")
+
+    def model(self, client: int) -> LightningModule:
+        """A copy of one client's module with its personalised model, in evaluation mode, on the CPU.
+
+        Raises:
+            fedpurin.ConfigError: there is no such client, or it lives on another rank.
+        """
+        federation = self.federation
+        if client not in federation.clients:
+            count, own = federation.config.partition.num_clients, sorted(federation.clients)
+            where = "on another rank" if 0 <= client < count else f"not there; clients are 0 to {count - 1}"
+            raise ConfigError(f"model({client}): the client is {where} (this rank has {len(own)} clients)")
+        return federation.trainer.copy_of(federation.clients[client])
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -91,6 +124,17 @@ def simulate(
         return RunResult(folder, federation.run(), federation)
     except Interrupted as stop:
         stop.leave()
+
+
+def _pandas(attribute: str) -> Any:
+    try:
+        import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise ConfigError(
+            f"RunResult.{attribute} needs the package pandas (pip install pandas); without it: RunResult.history, and "
+            "clients.csv in RunResult.run_dir"
+        ) from None
+    return pandas
 
 
 def _with_own(config: Config, **brought: Any) -> Config:

@@ -234,7 +234,9 @@ class TrainerConfig:
     evaluate_every: Annotated[int, Field(ge=1), Changes.RECORD] = 1
     """Rounds between evaluations; the last round is always evaluated."""
     monitor: Annotated[str | None, Changes.RECORD] = None
-    """Name of the accuracy that `validation_step` logs; None takes the usual ones."""
+    """The logged value that a run is judged by; None takes the accuracy, under any of its usual names."""
+    monitor_mode: Annotated[Literal["max", "min"], Changes.RECORD] = "max"
+    """Whether more or less of the monitored value is better."""
     devices: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Changes.NOTHING] = 1
     """Processes a node, one device each."""
     num_nodes: Annotated[int, Field(ge=1), Changes.NOTHING] = 1

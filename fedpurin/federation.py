@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedpurin import metrics
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange import Exchange, Processes
 from fedpurin.exchange.network import Link, client_seconds, round_seconds
@@ -26,12 +27,11 @@ from fedpurin.local.client import Client, FitResult
 from fedpurin.local.executor import SerialExecutor
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method, Round
+from fedpurin.metrics import VARIANTS
 from fedpurin.seeding import numpy_generator
 from fedpurin.space import unpack_mask
 
 log = logging.getLogger(__name__)
-
-VARIANTS = ("personalized", "sparse", "merged")
 
 
 class RunError(RuntimeError):
@@ -158,7 +158,7 @@ class Federation:
         vectors = [self._variant(client, variant) for client in clients]
         seen = [client.as_evaluated(variant) for client in clients]
         for client, measured in zip(clients, self.executor.evaluate(seen, vectors), strict=True):
-            client.metrics[f"accuracy/{variant}"] = measured["accuracy"]
+            client.metrics |= {f"{stem}/{variant}": value for stem, value in measured.items()}
 
     def _variant(self, client: Client, variant: str) -> Tensor:
         if variant == "sparse":
@@ -174,7 +174,7 @@ class Federation:
     ) -> None:
         """Gather the ranks' rows and hand the round's record to whoever listens on rank 0."""
         sent = self.exchange.ledger.client_rows(round.number)
-        rows, metrics = [], {id: client.metrics for id, client in self.clients.items()}
+        rows, measured = [], {id: client.metrics for id, client in self.clients.items()}
         for id, fit in sorted(fits.items()):
             row: dict[str, Any] = {"round": round.number, "client": id, "rank": self.processes.rank}
             row |= {"num_train": self.num_train[id], "loss/train": fit.loss, "fit/seconds": fit.seconds}
@@ -183,12 +183,15 @@ class Federation:
                 row |= self.clients[id].metrics
             rows.append(row)
         self._call("on_client_rows", rows=rows)
-        gathered = self.processes.gather_objects((rows, metrics, self.exchange.ledger.round_totals(round.number)))
+        gathered = self.processes.gather_objects((rows, measured, self.exchange.ledger.round_totals(round.number)))
         if self.processes.rank != 0:
             return
         rows = sorted((row for part, _, _ in gathered for row in part), key=lambda row: int(row["client"]))
         latest = {id: values for _, part, _ in gathered for id, values in part.items()}
-        record = summarise_round(round, rows, latest, self._evaluates(round.number))
+        trainer = self.config.trainer
+        record = summarise_round(
+            round, rows, latest, self._evaluates(round.number), monitor=trainer.monitor, mode=trainer.monitor_mode
+        )
         for _, _, totals in gathered:
             for name, value in totals.items():
                 record[name] = record.get(name, 0) + value
@@ -224,10 +227,14 @@ def summarise_round(
     rows: Sequence[Mapping[str, Any]],
     latest: Mapping[int, Mapping[str, float]],
     evaluated: bool,
+    *,
+    monitor: str | None = None,
+    mode: str = "max",
 ) -> dict[str, Any]:
     """A round's record from its clients' rows.
 
-    Accuracies are means over all clients that have been measured: one that sat out has not changed since.
+    Measured values are means over all clients that have been measured: one that sat out has not changed since. The
+    accuracy and the headline also have the worst and the best client.
     Losses are means over the clients that fitted without diverging.
     """
     fitted = [row for row in rows if not row["diverged"]]
@@ -237,12 +244,18 @@ def summarise_round(
         "clients/diverged": len(rows) - len(fitted),
         "loss/train": _mean([row["loss/train"] for row in fitted]),
     }
-    for variant in VARIANTS if evaluated else ():
-        name = f"accuracy/{variant}"
-        values = [metrics[name] for metrics in latest.values() if name in metrics]
-        record[name] = _mean(values)
-        record[f"{name}/worst"] = min(values, default=None)
-        record[f"{name}/best"] = max(values, default=None)
+    names = {name for values in latest.values() for name in values}
+    stems, headline = metrics.measured_stems(names) or [metrics.ACCURACY], metrics.headline(monitor, names)
+    for stem in stems if evaluated else ():
+        for variant in VARIANTS:
+            name = f"{stem}/{variant}"
+            values = [measured[name] for measured in latest.values() if name in measured]
+            if stem in (metrics.ACCURACY, headline):
+                record[name] = _mean(values)
+                ends = metrics.spread(values, mode if stem == headline else "max")
+                record |= {f"{name}/{end}": value for end, value in ends.items()}
+            elif values:
+                record[name] = _mean(values)
     if any("program/gap" in row for row in rows):
         record["mask/density"] = _mean([row["mask/density"] for row in fitted])
         record["program/gap"] = max(row["program/gap"] for row in fitted)

@@ -73,7 +73,7 @@ def describe(run_dir: Path) -> dict[str, Any]:
     traffic = [summary.get(f"total/bytes/{way}") for way in ("up", "down")]
     target = str((options.get("method") or {}).get("_target_", "")).rpartition(".")[2].lower()
     return {
-        "accuracy": summary.get("accuracy/personalized"),
+        "accuracy": summary.get("accuracy/personalized", summary.get(str(summary.get("headline")))),
         "best": summary.get("best/accuracy/personalized"),
         "bytes": None if None in traffic else sum(part for part in traffic if part is not None),
         "rounds": run.rounds,

@@ -8,6 +8,7 @@ callback computes when a fit ends (`callbacks/mask_selection.py`).
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,6 +135,17 @@ class LocalTrainer:
         self.vector.copy_(vector)
         for name, buffer in self.module.named_buffers():
             buffer.copy_(buffers[name])
+
+    def copy_of(self, client: Client) -> LightningModule:
+        """A module of its own on the CPU, in evaluation mode, with the client's model and running statistics."""
+        self.load(client)
+        attached = {name: vars(self.module).pop(name) for name in ("log", "log_dict", "_fabric", "_fabric_optimizers")}
+        try:
+            vars(self.module)["_fabric"], vars(self.module)["_fabric_optimizers"] = None, []
+            module = copy.deepcopy(self.module)
+        finally:
+            vars(self.module).update(attached)
+        return module.cpu().eval()
 
     def num_batches(self, client: Client) -> int:
         """Steps of one epoch."""

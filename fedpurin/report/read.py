@@ -73,7 +73,7 @@ class Run:
     metrics: Mapping[str, Array]
     client_ids: Array
     final: Mapping[str, Array]
-    """Each client's latest value of FINAL_COLUMNS."""
+    """Each client's latest value of FINAL_COLUMNS and of each `test/NAME/VARIANT`."""
     partition: Partition | None
     masks: Masks | None
     status: str
@@ -232,10 +232,11 @@ def _number(value: object) -> float:
 
 
 def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Client ids, each one's latest FINAL_COLUMNS, and per-round aggregates of the others."""
+    """Client ids, each one's latest measured values, and per-round aggregates of the others."""
     empty = np.empty(0)
     try:
-        rows = _read_columns(path, ("round", "client", *FINAL_COLUMNS, *MEAN_COLUMNS, *MAX_COLUMNS), notes)
+        finals = (*FINAL_COLUMNS, *_further_columns(path))
+        rows = _read_columns(path, ("round", "client", *finals, *MEAN_COLUMNS, *MAX_COLUMNS), notes)
     except FileNotFoundError:
         notes.append("clients.csv is missing: nothing about single clients")
         return empty, {}, {}
@@ -248,7 +249,7 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
     position = np.searchsorted(rounds, rows["round"])
     in_order = np.argsort(position, kind="stable")
     final = {}
-    for name in FINAL_COLUMNS:
+    for name in finals:
         measured = in_order[np.isfinite(rows[name][in_order])]
         if len(measured):
             final[name] = np.full(len(ids), math.nan)
@@ -270,6 +271,12 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
                 sums, counts, out=np.full(len(rounds), math.nan), where=counts > 0
             )
     return ids, final, by_round
+
+
+def _further_columns(path: Path) -> list[str]:
+    """Columns of what validation_step logged beside the accuracy: `test/NAME/VARIANT`."""
+    with path.open(newline="", errors="replace") as file:
+        return [name for name in next(csv.reader(file), []) if name.startswith("test/")]
 
 
 def _read_columns(path: Path, names: tuple[str, ...], notes: list[str]) -> dict[str, Array]:

@@ -21,6 +21,7 @@ from fedpurin.config import CheckpointConfig, ConfigError
 from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client
+from fedpurin.metrics import ACCURACY, headline
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.run.export import describe_module
 from fedpurin.run.interruption import Interrupted, Interruption
@@ -126,13 +127,20 @@ class Checkpointer(RunCallback):
 
 
 def best_rounds(federation: Federation, candidates: list[int]) -> int | None:
-    """Which of the checkpoints after so many rounds has the highest `checkpoint.monitor`; the earliest of equals."""
-    monitor, history = federation.config.checkpoint.monitor, federation.history
+    """Which of the checkpoints after so many rounds has the best `checkpoint.monitor`; the earliest of equals.
+
+    A run without an accuracy is judged by its headline, and the headline by `trainer.monitor_mode`.
+    """
+    monitor, history, trainer = federation.config.checkpoint.monitor, federation.history, federation.config.trainer
+    head = headline(trainer.monitor, history[-1] if history else ())
+    if monitor == "accuracy/personalized" and head != ACCURACY:
+        monitor = f"{head}/personalized"
+    sign = -1 if trainer.monitor_mode == "min" and (monitor or "").startswith(f"{head}/") else 1
     values = (
         {done: history[done - 1].get(monitor) for done in candidates if 0 < done <= len(history)} if monitor else {}
     )
     known = {done: value for done, value in values.items() if value is not None}
-    return max(sorted(known), key=lambda done: known[done], default=None)
+    return max(sorted(known), key=lambda done: sign * known[done], default=None)
 
 
 def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:

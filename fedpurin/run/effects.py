@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fedpurin.config import Config
+from fedpurin.metrics import VARIANTS
 from fedpurin.science import read_only_if
 
 MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
 """The choices of `method` that exchange by masks: only they solve a program over scores."""
 READ_IF = read_only_if(Config)
-VARIANTS = ("personalized", "sparse", "merged")
 METRICS = (
     *(f"accuracy/{variant}{end}" for variant in VARIANTS for end in ("", "/worst", "/best")),
     "loss/train", "bytes/up", "bytes/down", "mask/density", "program/gap", "program/seconds", "network/seconds",
@@ -83,7 +83,7 @@ def remarks(config: Config, overrides: Iterable[str]) -> list[str]:
         if why := why_without_effect(option, now):
             lines.append(f"{option} has no effect: {why}")
     monitor = config.checkpoint.monitor
-    if config.checkpoint.every and monitor is not None and monitor not in METRICS:
+    if config.checkpoint.every and monitor is not None and monitor not in METRICS and not monitor.startswith("test/"):
         near = difflib.get_close_matches(monitor, METRICS, n=1)
         meant = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(METRICS[:4])} and others"
         lines.append(

@@ -25,6 +25,8 @@ from omegaconf import OmegaConf
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange.network import seconds_to_accuracy
 from fedpurin.hooks import RunCallback
+from fedpurin.metrics import ACCURACY, VARIANTS, headline
+from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
 
@@ -179,11 +181,15 @@ class Recorder(RunCallback):
 def summarise_run(federation: Federation) -> dict[str, Any]:
     """Final figures of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
     history = federation.history
-    last = dict(history[-1])
+    last, trainer = dict(history[-1]), federation.config.trainer
+    head = headline(trainer.monitor, last)
     best = {
         f"best/{name}": max((record[name] for record in history if record.get(name) is not None), default=None)
         for name in ("accuracy/personalized", "accuracy/sparse", "accuracy/merged")
     }
+    for name in (f"{head}/{variant}" for variant in VARIANTS if head != ACCURACY):
+        values = [record[name] for record in history if record.get(name) is not None]
+        best[f"best/{name}"] = best_of(values, trainer.monitor_mode)
     totals = {
         f"total/{name}": sum(record.get(name) or 0 for record in history)
         for name in (*TOTALS, "program/seconds", "round/seconds")
@@ -197,6 +203,7 @@ def summarise_run(federation: Federation) -> dict[str, Any]:
         totals["network/seconds_to_target"] = seconds_to_accuracy(simulated, reached, network.target_accuracy)
     gaps = [record["program/gap"] for record in history if record.get("program/gap") is not None]
     return {
-        **last, **best, **totals, "rounds": len(history), "simulator/moved_bytes": federation.moved_bytes,
+        **last, **best, **totals, "headline": f"{head}/personalized",
+        "rounds": len(history), "simulator/moved_bytes": federation.moved_bytes,
         **({"worst/program/gap": max(gaps)} if gaps else {}),
     }  # fmt: skip

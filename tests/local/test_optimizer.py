@@ -35,7 +35,9 @@ class Scheduled(Plain):
 
 
 def plateau(optimizer: Any) -> ReduceLROnPlateau:
-    return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs")  # every value after the first is worse
+    return ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
+    )  # every value after the first is worse
 
 
 def built(folder: Path, module: Plain) -> Federation:
