@@ -118,7 +118,7 @@ EXPLAINED = {
 
 
 def summary_tables(summary: Mapping[str, Any]) -> Group:
-    """A run's final figures: accuracies over clients, then totals of traffic, network, mask and solver.
+    """A run's final metrics: accuracies over clients, then totals of traffic, network, mask and solver.
 
     `summary` is what `summary.json` holds. The reduction is against sending the whole model dense both ways, for every
     method alike; what the method itself would send dense stands beside it.

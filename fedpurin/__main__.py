@@ -6,10 +6,8 @@ exit code 1 and a traceback where a user's mistake deserves code 2 and a line.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedpurin.cli.help import COMMANDS, check_command, help_text
 from fedpurin.cli.packages import hidden_companions
-from fedpurin.config import Config, ConfigError
+from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.start import run
 
 if TYPE_CHECKING:
     from fedpurin.cli.multirun import Multirun
@@ -123,43 +122,12 @@ def _run_hydra(multirun: Multirun | None = None) -> None:
     task()
 
 
-def run(config: Config, run_dir: Path) -> None:
-    """One run, to its end or to a signal; a run that is finished already is left alone."""
-    from fedpurin.run.resume import check_folder, is_finished, note_refusal
-
-    check_folder(config, run_dir)
-    if is_finished(config, run_dir):
-        print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
-        return
-    from fedpurin.run.build import build
-    from fedpurin.run.interruption import Interrupted
-
-    # Fabric recommends srun wherever SLURM is installed, also on a login node.
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    logging.captureWarnings(True)
-    try:
-        federation = build(config, run_dir)
-        try:
-            federation.run()
-        except Interrupted:
-            federation.processes.close()
-            raise
-        federation.processes.close()
-    except ConfigError as error:
-        note_refusal(run_dir, error)
-        raise
-    except Interrupted as stop:
-        print(f"fedpurin: {stop}; to continue: fedpurin resume {run_dir}", file=sys.stderr)
-        stop.leave()
-
-
 COMMAND_MODULES = {
     "report": "fedpurin.cli.report",
     "partition": "fedpurin.cli.partition",
     "select": "fedpurin.cli.select",
-    "resume": "fedpurin.run.resume",
-    "export": "fedpurin.run.export",
+    "resume": "fedpurin.cli.resume",
+    "export": "fedpurin.cli.export",
     "sweep": "fedpurin.cli.sweep",
     "list": "fedpurin.cli.list",
     "sync": "fedpurin.cli.sync",

@@ -90,3 +90,42 @@ def test_the_loop_can_be_read_aloud() -> None:
         if isinstance(node, ast.FunctionDef) and node.name in ("run", "run_round"):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 130
+
+
+def modules_imported(path: Path, known: set[str]) -> set[str]:
+    """Our modules that a file imports anywhere: at the top, for type checks, in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inner or {node.module}
+    return found & known
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach one another: what is left when leaves and roots are taken away, again and again."""
+    left = {name: set(uses) for name, uses in graph.items()}
+    while True:
+        used = set().union(*left.values()) if left else set()
+        gone = {name for name, uses in left.items() if not uses or name not in used}
+        if not gone:
+            return [sorted(left)] if left else []
+        left = {name: uses - gone for name, uses in left.items() if name not in gone}
+
+
+def test_no_circle_of_imports_anywhere_not_even_in_functions_or_type_checks() -> None:
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGES}
+    graph = {name: modules_imported(path, set(names)) - {name} for name, path in names.items()}
+    assert len(graph) > 150
+    assert circles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+def test_every_module_of_the_engine_has_a_rank() -> None:
+    assert {home(path) for path in ENGINE} - {"__init__"} == set(RANKS)

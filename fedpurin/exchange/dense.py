@@ -13,8 +13,9 @@ from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.channel import Channel, Setting
+from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_items
-from fedpurin.exchange.sums import BucketRows, Groups
+from fedpurin.exchange.sums import BucketRows
 from fedpurin.exchange.wire.bits import compress, expand_into
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
 from fedpurin.exchange.wire.header import Kind

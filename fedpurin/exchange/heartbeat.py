@@ -68,7 +68,7 @@ class Heartbeat:
             lost = [rank for rank in range(self.size) if rank != self.rank and before[rank] == after[rank]]
             if lost:
                 self._store.set(_VERDICT, json.dumps(lost))
-                time.sleep(2 * INTERVAL_SECONDS)  # every rank hears of it before this one ends
+                time.sleep(2 * INTERVAL_SECONDS)  # every rank learns of it before this one ends
         except RuntimeError:
             return [0] if self._verdict is None else self._verdict
         return lost

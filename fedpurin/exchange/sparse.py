@@ -28,9 +28,10 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.channel import Channel, Setting
+from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.ledger import Phase
 from fedpurin.exchange.parallel import map_items
-from fedpurin.exchange.sums import BucketRows, Groups, merge_own, unions
+from fedpurin.exchange.sums import BucketRows, merge_own, unions
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import Span
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType

@@ -9,44 +9,16 @@ Clients are rows here: row r of `sent` says which positions of the bucket client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import ModuleType
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int16, UInt8
-from numpy.typing import NDArray
+from jaxtyping import Float32, Int16, UInt8
 from torch import Tensor
 
 from fedpurin.exchange import sums_cpu, sums_torch
-
-
-@dataclass(frozen=True)
-class Groups:
-    """For each result the rows that make it up, ascending."""
-
-    members: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, lists: Iterable[Iterable[int]]) -> Groups:
-        return cls(tuple(tuple(rows) for rows in lists))
-
-    @cached_property
-    def edges(self) -> NDArray[np.int64]:
-        """Where each result's rows begin in `flat`."""
-        return np.cumsum([0, *map(len, self.members)], dtype=np.int64)
-
-    @cached_property
-    def flat(self) -> NDArray[np.int64]:
-        return np.array([row for rows in self.members for row in rows], dtype=np.int64)
-
-    def matrix(self, num_rows: int, device: torch.device) -> Bool[Tensor, "results rows"]:
-        """Membership as a matrix."""
-        matrix = torch.zeros(len(self.members), num_rows, dtype=torch.bool)
-        matrix[np.repeat(np.arange(len(self.members)), np.diff(self.edges)), self.flat] = True
-        return matrix.to(device)
+from fedpurin.exchange.groups import Groups
 
 
 def unions(masks: UInt8[Tensor, "rows bytes"], groups: Groups, within: Sequence[int]) -> UInt8[Tensor, "results bytes"]:

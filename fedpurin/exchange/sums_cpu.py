@@ -8,7 +8,6 @@ therefore read once from memory, however many clients use them, and no row is ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_chunks
 from fedpurin.exchange.wire.bits import count_words, words_of
 from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word, unpack_word
-
-if TYPE_CHECKING:
-    from fedpurin.exchange.sums import Groups
 
 TILE_WORDS = 8
 """512 positions, 2 KiB a row: twenty rows and their bits stay within a second-level cache, near the first."""

@@ -8,15 +8,12 @@ adding 0 · x changes nothing, since values are finite and no partial sum is −
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fedpurin.exchange.groups import Groups
 from fedpurin.space import unpack_mask
-
-if TYPE_CHECKING:
-    from fedpurin.exchange.sums import Groups
 
 
 def unions(masks: Tensor, groups: Groups, within: Sequence[int]) -> Tensor:

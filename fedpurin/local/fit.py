@@ -50,4 +50,4 @@ class LocalFit:
     measures_reach: bool = False
     """Whether to leave `Client.reach` behind (`reach.py`)."""
     scored: bool = True
-    """Whether this is the fit whose model is measured, scored and masked; `on_fit_end` hears of no other."""
+    """Whether this is the fit whose model is measured, scored and masked; `on_fit_end` is called for no other."""

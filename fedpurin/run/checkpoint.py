@@ -196,7 +196,7 @@ def find_all(run_dir: Path) -> list[Checkpoint]:
 
 
 def find_latest(run_dir: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is what was saved; `report` hears of every newer one that is not."""
+    """The newest checkpoint that is what was saved; `report` is told every newer one that is not."""
     for checkpoint in find_all(run_dir):
         try:
             checkpoint.verify()

@@ -1,27 +1,21 @@
-"""`fedpurin export RUN_DIR --client 3`: one client's personalised model, for use outside the federation.
+"""Where each entry of a module's `state_dict` lies in a client's saved state, and the way back to a `state_dict`.
 
-Owns: where each entry of the module's `state_dict` lies in a client's saved state, and the two files: safetensors, and
-a checkpoint that Lightning's `load_from_checkpoint` and plain `torch.load` read. Needs no configuration and builds no
-model: a checkpoint describes its own. Does not own: checkpoints (checkpoint.py).
+Needs no configuration and builds no model: a checkpoint describes its own. Does not own: checkpoints (checkpoint.py), the
+command and its files (cli/export.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fedpurin.config import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fedpurin.local.trainer import LocalTrainer
-    from fedpurin.run.checkpoint import Checkpoint
+from fedpurin.local.trainer import LocalTrainer
+from fedpurin.run.checkpoint import Checkpoint
 
 Entry = dict[str, Any]
 """{"in": "vector", "at": elements} or {"in": "buffers", "at": bytes} or {"in": "fixed"}; with "shape" and "dtype"."""
@@ -58,8 +52,6 @@ def personal_model(checkpoint: Checkpoint, client: int) -> dict[str, Tensor]:
     Raises:
         ConfigError: there is no such client.
     """
-    import torch
-
     prefix = f"client/{client}/"
     entries: Mapping[str, Entry] = checkpoint.read_state()["module"]
     tensors = checkpoint.read_tensors(lambda key: key.startswith((prefix, "module/")))
@@ -79,80 +71,3 @@ def personal_model(checkpoint: Checkpoint, client: int) -> dict[str, Tensor]:
             value = tensors[f"module/{key}"]
         model[key] = value.reshape(shape).clone()
     return model
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`fedpurin export RUN_DIR --client ID`."""
-    parser = argparse.ArgumentParser(
-        prog="fedpurin export",
-        description="Write one client's personalised model from a run's newest sound checkpoint, as\n"
-        "  client-ID.safetensors   safetensors.torch.load_file(path)  ->  module.load_state_dict(...)\n"
-        "  client-ID.ckpt          MyModule.load_from_checkpoint(path), or torch.load(path)['state_dict']",
-        epilog="Examples:\n"
-        "  fedpurin export outputs/2026-05-04/10-15-00 --client 3\n"
-        "  fedpurin export runs/a --client 3 --rounds 100 --output models/   an older checkpoint",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
-    parser.add_argument("--client", metavar="ID", type=int, required=True, help="the client, counted from 0")
-    parser.add_argument("--rounds", metavar="N", type=int, help="the checkpoint after N rounds; default: the newest")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for the files; default: RUN_DIR/export")
-    given = parser.parse_args(list(arguments))
-
-    import torch
-    from safetensors.torch import save_file
-
-    checkpoint = find(given.run_dir, given.rounds)
-    model = personal_model(checkpoint, given.client)
-    folder: Path = given.output or given.run_dir / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / f"client-{given.client}"
-        about = {"run_dir": str(given.run_dir), "client": str(given.client), "rounds": str(checkpoint.rounds_done)}
-        save_file(model, f"{stem}.safetensors", metadata=about)  # readable by its owner alone, whatever the umask says
-        Path(f"{stem}.safetensors").chmod(0o666 & ~_umask())
-        lightning = {
-            "state_dict": model,
-            "pytorch-lightning_version": metadata.version("lightning"),
-            "epoch": 0,
-            "global_step": 0,
-            "fedpurin": about,
-        }
-        torch.save(lightning, f"{stem}.ckpt")
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
-    print(f"client {given.client} after {checkpoint.rounds_done} rounds: {stem}.safetensors, {stem}.ckpt")
-    return 0
-
-
-def _umask() -> int:
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
-def find(run_dir: Path, rounds: int | None) -> Checkpoint:
-    """The newest sound checkpoint, or the one after so many rounds.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-    """
-    import sys
-
-    from fedpurin.run.checkpoint import CheckpointError, find_all, find_latest
-
-    checkpoints = find_all(run_dir)
-    kept = ", ".join(str(checkpoint.rounds_done) for checkpoint in checkpoints) or "none"
-    if rounds is None:
-        found = find_latest(run_dir, lambda line: print(f"fedpurin: {line}", file=sys.stderr))
-    else:
-        found = next((checkpoint for checkpoint in checkpoints if checkpoint.rounds_done == rounds), None)
-    if found is None:
-        wanted = "no sound checkpoint" if rounds is None else f"no checkpoint after {rounds} rounds"
-        raise ConfigError(f"{run_dir} has {wanted} (kept: {kept}; checkpoint.every and checkpoint.keep decide)")
-    if rounds is not None:
-        try:
-            found.verify()
-        except CheckpointError as error:
-            raise ConfigError(str(error)) from None
-    return found

@@ -2,7 +2,7 @@
 
     config.yaml        the composed configuration          metrics.jsonl   one object a round
     environment.json   versions, machine, git revision     clients.csv     one row a client and round
-    summary.json       status and final figures            partition.json  samples by client and class
+    summary.json       status and final metrics            partition.json  samples by client and class
     fedpurin.log       the log
 
 Every line is written whole and flushed when its round ends, so the files can be read while the run goes on and a
@@ -179,7 +179,7 @@ class Recorder(RunCallback):
 
 
 def summarise_run(federation: Federation) -> dict[str, Any]:
-    """Final figures of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
+    """Final metrics of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
     history = federation.history
     last, trainer = dict(history[-1]), federation.config.trainer
     head = headline(trainer.monitor, last)

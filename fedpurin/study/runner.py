@@ -109,9 +109,9 @@ def _new_pool() -> ProcessPoolExecutor:
 
 def run_one(overrides: Sequence[str], folder: str) -> str:
     """Inside a worker: one run into its folder; returns the error's line, empty when it finished."""
-    from fedpurin.__main__ import run
     from fedpurin.run.compose import compose_config
     from fedpurin.run.record import make_folder
+    from fedpurin.run.start import run
 
     run_dir = Path(folder)
     try:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedpurin.exchange import sums_cpu, sums_torch
-from fedpurin.exchange.sums import Groups
+from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.space import pack_mask, unpack_mask
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from fedpurin.__main__ import main
+from fedpurin.cli.resume import with_overrides
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Processes
 from fedpurin.run.checkpoint import CheckpointError, Writing, find_all, find_latest, prune
 from fedpurin.run.checkpointer import Client, client_tensors, join_tensors, restore_client, split_tensors
 from fedpurin.run.compose import compose_config
 from fedpurin.run.lock import RunLock, is_locked
-from fedpurin.run.resume import check_folder, check_sweep_folder, cut_back, flatten, is_free, with_overrides
+from fedpurin.run.resume import check_folder, check_sweep_folder, cut_back, flatten, is_free
 
 
 def tensors() -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A program over the scores at hand, as the reductions pass it on: from whole tensors to a small core.
 
-Owns the records `Choice`, `Instance` and `Plan`. Does not own how they are made smaller (`passes.py`) or stated
+Owns the records `Choice`, `Limits`, `Instance` and `Plan`. Does not own how they are made smaller (`passes.py`) or stated
 (`programs.py`).
 
 An instance says, for every way to treat a tensor (a `Choice`; one a tensor, except for `budget`, which has one for
@@ -22,7 +22,15 @@ from fedpurin.selection.reduction.scan import Scan
 
 if TYPE_CHECKING:
     from fedpurin.selection.budget.byte_prices import BytePrices
-    from fedpurin.selection.reduction.prices import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The best counts at the best price: `low` without the scores that equal it, `high` with all of them."""
+
+    price: float
+    low: tuple[int, ...]
+    high: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

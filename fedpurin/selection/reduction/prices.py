@@ -14,24 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from fedpurin.selection.reduction.curve import ValueCurve
-from fedpurin.selection.reduction.instance import Instance, Plan
+from fedpurin.selection.reduction.instance import Instance, Limits, Plan
 from fedpurin.selection.reduction.passes import Reduction
 
 _INFINITY_BITS = 0x7F800000
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The best counts at the best price: `low` without the scores that equal it, `high` with all of them."""
-
-    price: float
-    low: tuple[int, ...]
-    high: tuple[int, ...]
 
 
 class FixByPrice(Reduction):

@@ -1,0 +1,94 @@
+"""`fedpurin export RUN_DIR --client 3`: one client's personalised model, for use outside the federation.
+
+Owns: the command and its two files: safetensors, and a checkpoint that Lightning's `load_from_checkpoint` and plain
+`torch.load` read. Does not own: what the model is in a checkpoint (run/export.py). Imports torch only when it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fedpurin.config import ConfigError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`fedpurin export RUN_DIR --client ID`."""
+    parser = argparse.ArgumentParser(
+        prog="fedpurin export",
+        description="Write one client's personalised model from a run's newest sound checkpoint, as\n"
+        "  client-ID.safetensors   safetensors.torch.load_file(path)  ->  module.load_state_dict(...)\n"
+        "  client-ID.ckpt          MyModule.load_from_checkpoint(path), or torch.load(path)['state_dict']",
+        epilog="Examples:\n"
+        "  fedpurin export outputs/2026-05-04/10-15-00 --client 3\n"
+        "  fedpurin export runs/a --client 3 --rounds 100 --output models/   an older checkpoint",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
+    parser.add_argument("--client", metavar="ID", type=int, required=True, help="the client, counted from 0")
+    parser.add_argument("--rounds", metavar="N", type=int, help="the checkpoint after N rounds; default: the newest")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for the files; default: RUN_DIR/export")
+    given = parser.parse_args(list(arguments))
+
+    import torch
+    from safetensors.torch import save_file
+
+    from fedpurin.run.export import personal_model
+
+    checkpoint = find(given.run_dir, given.rounds)
+    model = personal_model(checkpoint, given.client)
+    folder: Path = given.output or given.run_dir / "export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"client-{given.client}"
+        about = {"run_dir": str(given.run_dir), "client": str(given.client), "rounds": str(checkpoint.rounds_done)}
+        save_file(model, f"{stem}.safetensors", metadata=about)  # readable by its owner alone, whatever the umask says
+        Path(f"{stem}.safetensors").chmod(0o666 & ~_umask())
+        lightning = {
+            "state_dict": model,
+            "pytorch-lightning_version": metadata.version("lightning"),
+            "epoch": 0,
+            "global_step": 0,
+            "fedpurin": about,
+        }
+        torch.save(lightning, f"{stem}.ckpt")
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
+    print(f"client {given.client} after {checkpoint.rounds_done} rounds: {stem}.safetensors, {stem}.ckpt")
+    return 0
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def find(run_dir: Path, rounds: int | None) -> Any:
+    """The newest sound checkpoint, or the one after so many rounds.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    from fedpurin.run.checkpoint import CheckpointError, find_all, find_latest
+
+    checkpoints = find_all(run_dir)
+    kept = ", ".join(str(checkpoint.rounds_done) for checkpoint in checkpoints) or "none"
+    if rounds is None:
+        found = find_latest(run_dir, lambda line: print(f"fedpurin: {line}", file=sys.stderr))
+    else:
+        found = next((checkpoint for checkpoint in checkpoints if checkpoint.rounds_done == rounds), None)
+    if found is None:
+        wanted = "no sound checkpoint" if rounds is None else f"no checkpoint after {rounds} rounds"
+        raise ConfigError(f"{run_dir} has {wanted} (kept: {kept}; checkpoint.every and checkpoint.keep decide)")
+    if rounds is not None:
+        try:
+            found.verify()
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from None
+    return found

@@ -1,0 +1,44 @@
+"""One run of the command line, to its end or to a signal: new or continued, alone or one of a sweep.
+
+Owns: what is printed, left in the folder, and turned into an exit code. Does not own: the making of a run (build.py).
+Imports torch only once the folder may be used.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from fedpurin.config import Config, ConfigError
+from fedpurin.run.resume import check_folder, is_finished, note_refusal
+
+
+def run(config: Config, run_dir: Path) -> None:
+    """One run, to its end or to a signal; a run that is finished already is left alone."""
+    check_folder(config, run_dir)
+    if is_finished(config, run_dir):
+        print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
+        return
+    from fedpurin.run.build import build
+    from fedpurin.run.interruption import Interrupted
+
+    # Fabric recommends srun wherever SLURM is installed, also on a login node.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    logging.captureWarnings(True)
+    try:
+        federation = build(config, run_dir)
+        try:
+            federation.run()
+        except Interrupted:
+            federation.processes.close()
+            raise
+        federation.processes.close()
+    except ConfigError as error:
+        note_refusal(run_dir, error)
+        raise
+    except Interrupted as stop:
+        print(f"fedpurin: {stop}; to continue: fedpurin resume {run_dir}", file=sys.stderr)
+        stop.leave()
