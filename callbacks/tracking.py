@@ -225,7 +225,7 @@ class TensorBoardTracker(Tracker):
 
         purge = {"purge_step": first_round} if first_round else {}  # rounds that an earlier start logged and lost
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), **purge)
-        self._writer.add_text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text()}\n```")
+        self._writer.add_text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text(encoding='utf-8')}\n```")
 
     def log(self, payload: Mapping[str, Any]) -> None:
         for name, value in wandb_run.scalars(payload).items():

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpurin.cli.help import COMMANDS, check_command, help_text
-from fedpurin.cli.packages import hidden_companions
+from fedpurin.cli.packages import find_own_packages, hidden_companions
+from fedpurin.cli.text import show_what_can_be_shown
 from fedpurin.config import ConfigError
+from fedpurin.run.folder import at_home
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.start import run
 
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 the run failed, 2 a mistake in what was asked for)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = at_home(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = arguments  # Hydra and Fabric's launcher read them there
+    show_what_can_be_shown()
+    find_own_packages()
     if (hidden := hidden_companions()) is not None:
         print(f"fedpurin: {hidden}", file=sys.stderr)
     try:
@@ -51,38 +55,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
-    from fedpurin.cli.multirun import Multirun, keep_folders
+    from fedpurin.cli.multirun import Multirun, keep_folders, sweep_folder
     from fedpurin.cli.sweep import before_sweep, planned_jobs
     from fedpurin.run.compose import compose_config
     from fedpurin.run.effects import remarks, say
-    from fedpurin.run.folder import is_default, settle
+    from fedpurin.run.folder import is_default, note, quoted, settle, withdraw
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
     from fedpurin.run.slurm import slurm_world
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:  # a sweep, or Hydra showing its configuration
-        check_sweep_folder(arguments)
         jobs = planned_jobs(arguments)
-        sys.argv[1:] = [*arguments, *keep_folders(jobs, arguments)]
+        folder = sweep_folder(jobs, arguments)
+        placed = [*arguments, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
+        check_sweep_folder(placed)
+        sys.argv[1:] = [*placed, *keep_folders(jobs, placed)]
         say(before_sweep(jobs))
         multirun = Multirun(len(jobs)) if jobs and is_first_process() else None
-        _run_hydra(multirun)
+        try:
+            _run_hydra(multirun)
+        finally:
+            if folder is not None:
+                withdraw(folder, keep_files=True)
         if multirun is not None and (code := multirun.close()):
             raise SystemExit(code)
-    else:
-        config, run_dir = compose_config(arguments)
-        slurm_world(config.trainer.devices)
-        if is_default(run_dir, arguments):
-            run_dir = settle(run_dir)
-            sys.argv.append(f"hydra.run.dir={run_dir}")  # Hydra would ask the clock again
-        check_folder(config, run_dir)  # before Hydra writes into it
-        if is_first_process():
-            say(remarks(config, arguments))
-            make_folder(run_dir)  # what Hydra would end with a traceback
-            _run_hydra()
-        else:  # another rank of this run: the folder is the first one's
-            run(config, run_dir)
+        return
+    config, run_dir = compose_config(arguments)
+    slurm_world(config.trainer.devices)
+    if is_default(run_dir, arguments):
+        run_dir = settle(run_dir)
+    check_folder(config, run_dir)  # before Hydra writes into it
+    if not is_first_process():  # another rank of this run: the folder is the first one's
+        run(config, run_dir)
+        return
+    if (own := f"hydra.run.dir={quoted(run_dir)}") not in arguments:
+        sys.argv.append(own)  # Hydra would ask the clock again, and knows no `~`
+    say(remarks(config, arguments))
+    note(run_dir)
+    try:
+        make_folder(run_dir)  # what Hydra would end with a traceback
+        _run_hydra()
+    except (ConfigError, KeyboardInterrupt):
+        withdraw(run_dir)
+        raise
+    except SystemExit as end:
+        if end.code == 2:  # a mistake, told already
+            withdraw(run_dir)
+        raise
 
 
 def _run_hydra(multirun: Multirun | None = None) -> None:

@@ -19,7 +19,7 @@ from fedpurin.metrics import headline
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
 from fedpurin.run.effects import remarks, say
-from fedpurin.run.folder import is_default, settle
+from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.slurm import slurm_world
@@ -102,6 +102,7 @@ def simulate(
     Raises:
         fedpurin.ConfigError: a mistake in the options, or parts that do not fit each other.
     """
+    overrides = at_home(overrides)
     config, default_dir = compose_config(overrides)
     if data is not None and (train is not None or test is not None):
         raise ConfigError("simulate was given data as well as train and test; pass one of them")
@@ -119,9 +120,14 @@ def simulate(
     else:
         slurm_world(config.trainer.devices)
         folder = settle(default_dir) if is_default(default_dir, overrides) else default_dir
-    federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
+    if is_first_process():
+        note(folder)
     try:
+        federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
         return RunResult(folder, federation.run(), federation)
+    except (ConfigError, KeyboardInterrupt):
+        withdraw(folder)
+        raise
     except Interrupted as stop:
         stop.leave()
 

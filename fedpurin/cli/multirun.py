@@ -17,10 +17,27 @@ from pathlib import Path
 
 from fedpurin.cli.sweep import asked_overrides
 from fedpurin.config import ConfigError
+from fedpurin.run.compose import compose_sweep_folder
 from fedpurin.run.effects import option_of
+from fedpurin.run.folder import is_default, settle
 from fedpurin.run.resume import holds_run, is_free
 
 log = logging.getLogger(__name__)
+
+
+def sweep_folder(jobs: Sequence[Sequence[str]], arguments: Sequence[str]) -> Path | None:
+    """Where a sweep goes whose command line names no folder; one that the clock names is free and made here.
+
+    None where the command line names it, where it is no sweep, or where Hydra will refuse it.
+    """
+    if not jobs or any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
+        return None
+    own = [argument for argument in arguments if argument.startswith(("hydra.", "hydra/"))]
+    try:
+        folder = compose_sweep_folder([*jobs[0], *own])
+    except ConfigError:
+        return None
+    return settle(folder) if is_default(folder, ()) else folder
 
 
 def keep_folders(jobs: Sequence[Sequence[str]], arguments: Sequence[str]) -> list[str]:

@@ -171,7 +171,7 @@ def write_part(kind: str, name: str, root: Path) -> list[Path]:
         raise ConfigError(f"new {kind} {name}: {', '.join(taken)} exists; choose another NAME")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return list(texts)
 
 

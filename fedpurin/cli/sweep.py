@@ -110,7 +110,9 @@ def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
     folder = shlex.quote(str(sweep_dir))
     if (sweep_dir / "overrides.txt").exists():
         common = sweep_dir / "common.txt"
-        further = [shlex.quote(line) for line in common.read_text().splitlines()] if common.exists() else []
+        further = (
+            [shlex.quote(line) for line in common.read_text(encoding="utf-8").splitlines()] if common.exists() else []
+        )
         tasks = ",".join(run.name for run in left)
         return " ".join(
             [f"SWEEP_DIR={folder} sbatch --array={tasks} slurm/array.sbatch {folder}/overrides.txt", *further]
@@ -180,7 +182,7 @@ def multirun_overrides(sweep_dir: Path) -> list[str]:
     import yaml
 
     try:
-        task = yaml.safe_load((sweep_dir / "multirun.yaml").read_text())["hydra"]["overrides"]["task"]
+        task = yaml.safe_load((sweep_dir / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return []
     return [str(override) for override in task or ()]
@@ -191,7 +193,7 @@ def asked_overrides(run_dir: Path) -> list[str] | None:
     import yaml
 
     try:
-        recorded = yaml.safe_load((run_dir / HYDRA / "overrides.yaml").read_text())
+        recorded = yaml.safe_load((run_dir / HYDRA / "overrides.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
     return [str(item) for item in recorded or () if not str(item).startswith("resume=")]

@@ -1,10 +1,18 @@
-"""Plain text on the terminal: lines that survive `| head`."""
+"""Plain text on the terminal: lines that survive `| head`, and signs that a Latin-1 terminal cannot show."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
+
+
+def show_what_can_be_shown() -> None:
+    """A sign that the terminal's encoding lacks becomes `?` instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -45,12 +45,27 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
     Raises:
         ConfigError: an override that does not parse, an unknown option or choice, a value out of range.
     """
+    mapping, hydra, run_dir = _compose(overrides, "run")
+    return to_config(mapping, hydra), run_dir
+
+
+def compose_sweep_folder(overrides: Sequence[str]) -> Path:
+    """The folder that Hydra would give a sweep with such a run.
+
+    Raises:
+        ConfigError: as `compose_config`, but no value is checked.
+    """
+    return _compose(overrides, "sweep")[2]
+
+
+def _compose(overrides: Sequence[str], mode: Literal["run", "sweep"]) -> tuple[dict[str, Any], Any, Path]:
+    """The resolved options, Hydra's own part, and the folder of a run or a sweep."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("configs", version_base="1.3", job_name="fedpurin"):
             composed = compose("config", overrides=list(overrides), return_hydra_config=True)
             HydraConfig.instance().set_config(composed)
-            run_dir = Path(str(composed.hydra.run.dir))
+            folder = Path(str(composed.hydra[mode].dir)).expanduser()
             run = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             run._set_parent(composed)  # for interpolations into Hydra's part
             mapping: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
@@ -58,7 +73,7 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
         raise ConfigError(_explain(error, overrides)) from error
     finally:
         HydraConfig.instance().cfg = None
-    return to_config(mapping, composed.hydra), run_dir
+    return mapping, composed.hydra, folder
 
 
 def to_config(mapping: dict[str, Any], hydra: Any) -> Config:
@@ -125,12 +140,12 @@ def _homes() -> dict[str, set[str]]:
     """Every dotted option of the files in `configs/`, with the choices that bring it; none for config.yaml's own."""
     root = resources.files("configs")
     homes: dict[str, set[str]] = {}
-    main: Any = OmegaConf.to_container(OmegaConf.create((root / "config.yaml").read_text()))
+    main: Any = OmegaConf.to_container(OmegaConf.create((root / "config.yaml").read_text(encoding="utf-8")))
     for option in flatten({key: value for key, value in main.items() if key not in ("defaults", "hydra")}):
         homes.setdefault(option, set())
     for group, choices in config_groups().items():
         for choice in choices if group not in ("experiment", "launcher") else ():
-            text = (root / group / f"{choice}.yaml").read_text()
+            text = (root / group / f"{choice}.yaml").read_text(encoding="utf-8")
             loaded: Any = OmegaConf.to_container(OmegaConf.create(text))
             is_global = text.startswith("# @package _global_")
             for option in flatten((loaded or {}) if is_global else {group: loaded or {}}):

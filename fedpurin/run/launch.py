@@ -25,6 +25,7 @@ from torch import nn
 from fedpurin.config import ConfigError, TrainerConfig
 from fedpurin.exchange import rendezvous
 from fedpurin.run.interruption import SIGNALS
+from fedpurin.run.lock import is_first_process
 from fedpurin.run.slurm import slurm_world
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout
     num_devices, num_nodes = _world(config)
     accelerator = _accelerator(config, num_devices)
     alone = num_devices * num_nodes == 1
+    if alone and not is_first_process():  # this rank was started for another run of the script
+        raise ConfigError(
+            f"trainer.devices={config.devices} in a script whose later run has more: its ranks run the whole script, so "
+            "give every run of a script the same trainer.devices"
+        )
     fabric = Fabric(
         accelerator=accelerator,
         devices=num_devices,
