@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from fedpurin.run.effects import remarks, say
 from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.resume import how_to_continue
 from fedpurin.run.slurm import slurm_world
 
 
@@ -129,6 +132,10 @@ def simulate(
         withdraw(folder)
         raise
     except Interrupted as stop:
+        if stop.rank == 0:
+            print(f"fedpurin: {stop}; {how_to_continue(folder)}, or simulate with resume=auto there", file=sys.stderr)
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from stop  # a notebook's kernel goes on
         stop.leave()
 
 

@@ -12,6 +12,7 @@ PACKAGES = [*ENGINE, *(ROOT / "callbacks").rglob("*.py"), *(ROOT / "lightning_mo
 
 # Towards the leaves: a file may import from its own rank and below.
 RANKS = {
+    "compiled": 0,
     "science": 0, "config": 0, "own": 0, "seeding": 0, "space": 0, "hooks": 0, "metrics": 0, "data": 1, "selection": 1,
     "exchange": 1, "local": 2, "methods": 3, "federation": 4, "tracking": 5, "report": 5, "run": 6, "api": 7, "study": 7,
     "cli": 8, "__main__": 9,

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpurin.compiled import njit
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_chunks
 from fedpurin.exchange.wire.bits import count_words, words_of
@@ -39,7 +39,7 @@ def unions(masks: Tensor, groups: Groups, within: Sequence[int]) -> Tensor:
     return torch.from_numpy(result.view(np.uint8))
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _unions(
     words: NDArray[np.uint64],
     within: NDArray[np.int64],
@@ -100,7 +100,7 @@ def sums(
     return _split(result, begins), _split(counts, unfinished)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero
+@njit(error_model="numpy")  # else every division tests for zero
 def _sum_chunk(
     sent: NDArray[np.uint64],
     values: NDArray[np.uint32],
@@ -177,7 +177,7 @@ def _sum_chunk(
                         left &= left - _ONE
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _sum_tile(
     rows: NDArray[np.float32], begin: int, end: int, members: NDArray[np.int64], total: NDArray[np.float32]
 ) -> None:
@@ -195,7 +195,7 @@ def _sum_tile(
             total[q] += a[q]
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _count_tile(
     bits: NDArray[np.uint8], begin: int, end: int, members: NDArray[np.int64], number: NDArray[np.uint16]
 ) -> None:
@@ -225,7 +225,7 @@ def weighted(sent: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     return torch.from_numpy(total)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _weigh_chunk(
     sent: NDArray[np.uint64],
     values: NDArray[np.uint32],
@@ -263,7 +263,7 @@ def merge_own(
     )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # else every division tests for zero
+@njit(error_model="numpy")  # else every division tests for zero
 def _merge_own(
     part: NDArray[np.float32],
     mask: NDArray[np.uint64],
@@ -326,7 +326,7 @@ def _starts(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return starts
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _count_chunks(rows: NDArray[np.uint64], chunk_words: int, counts: NDArray[np.int64]) -> None:
     for row in range(counts.shape[0]):
         for chunk in range(counts.shape[1]):

@@ -60,7 +60,8 @@ def write_page(
             theme_css=Markup(_theme_css()),
             library=_packed(_library()),
             data=_packed(data),
-        )
+        ),
+        encoding="utf-8",
     )
     return path
 
@@ -139,7 +140,7 @@ def _theme_css() -> str:
 
 
 def _text(name: str) -> str:
-    return (resources.files(__package__) / name).read_text()
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _library() -> str:

@@ -6,7 +6,8 @@ saving (checkpointer.py), the sbatch options that send the signals (slurm/).
 USR1 and USR2 come before a time limit (`--signal=USR1@120`; submitit uses USR2): the round is finished, a checkpoint
 saved, the job requeued. TERM comes from preemption, which requeues by itself, or from `scancel` and `kill`, which want
 an end: the same without the requeue; so does HUP, which a terminal sends that closes. A round that does not finish
-within the grace is abandoned: rank 0 requeues and leaves, and the last checkpoint stands.
+within the grace is abandoned: rank 0 requeues and leaves, and the last checkpoint stands. The first Ctrl-C is a
+TERM without a grace, the second leaves at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 log = logging.getLogger(__name__)
 
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 TERM_GRACE_SECONDS = 20.0  # SLURM's KillWait, the time between TERM and KILL, is 30 s unless the site changed it
 END_SECONDS = 120.0  # how long a requeued job may wait for SLURM to end it
 
@@ -75,7 +76,14 @@ class Interruption:
             self._timer = None
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if number == signal.SIGINT:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            self.received = number
+            if self.rank == 0:
+                log.warning("Ctrl-C: finishing the round, then saving; again to leave at once")
+            return
+        if self.received not in (None, signal.SIGINT):
             return
         self.received = number
         grace = self.grace_seconds if number in REQUEUEING else min(self.grace_seconds, TERM_GRACE_SECONDS)

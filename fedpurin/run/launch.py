@@ -59,7 +59,9 @@ class PatientLauncher(_SubprocessScriptLauncher):
                 return
             time.sleep(1)
         code = self.procs[lost[0] - 1].returncode
-        if code in {128 + number for number in SIGNALS}:  # it left in good order, and so does this rank
+        if code in {128 + number for number in SIGNALS} | {
+            -signal.SIGINT
+        }:  # it left in good order, and so does this rank
             return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         log.error("rank %d of %d ended with %s", lost[0], len(self.procs) + 1, how)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,14 @@ def is_finished(config: Config, run_dir: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(summary.get("status") == "finished" and summary.get("rounds", 0) >= config.trainer.rounds)
+
+
+def how_to_continue(run_dir: Path) -> str:
+    """What to type after a run was stopped, by the checkpoints that it has left."""
+    saved = max((path.name for path in (run_dir / "checkpoints").glob("round-*")), default=None)
+    if saved is None:
+        return "nothing was saved, and the run starts anew (checkpoint.every=0 saves nothing)"
+    return f"to continue after round {int(saved.removeprefix('round-'))}: fedpurin resume {shlex.quote(str(run_dir))}"
 
 
 def note_refusal(run_dir: Path, error: ConfigError) -> None:

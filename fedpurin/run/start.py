@@ -12,7 +12,8 @@ import warnings
 from pathlib import Path
 
 from fedpurin.config import Config, ConfigError
-from fedpurin.run.resume import check_folder, is_finished, note_refusal
+from fedpurin.run.lock import is_first_process
+from fedpurin.run.resume import check_folder, holds_run, how_to_continue, is_finished, note_refusal
 
 
 def run(config: Config, run_dir: Path) -> None:
@@ -40,5 +41,10 @@ def run(config: Config, run_dir: Path) -> None:
         note_refusal(run_dir, error)
         raise
     except Interrupted as stop:
-        print(f"fedpurin: {stop}; to continue: fedpurin resume {run_dir}", file=sys.stderr)
+        if stop.rank == 0:
+            print(f"fedpurin: {stop}; {how_to_continue(run_dir)}", file=sys.stderr)
         stop.leave()
+    except KeyboardInterrupt:
+        if is_first_process() and holds_run(run_dir):
+            print(f"fedpurin: {how_to_continue(run_dir)}", file=sys.stderr)
+        raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -21,8 +22,11 @@ from fedpurin.config import Config
 from fedpurin.tracking import wandb_service
 from fedpurin.tracking.mask_figures import Pixels, density_figure, overlap_figure, to_pixels
 
+log = logging.getLogger(__name__)
+
 IDENTITY = "wandb.json"
 NOT_CURVES = ("clients", "masks", "last")
+_used_here: set[str] = set()  # ids from the environment that this process has given away
 
 
 def identity(run_dir: Path) -> dict[str, Any]:
@@ -31,9 +35,33 @@ def identity(run_dir: Path) -> dict[str, Any]:
     if path.exists():
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored
-    chosen = {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
+    asked, own = os.environ.get("WANDB_RUN_ID"), secrets.token_hex(4)
+    if asked and (why := _belongs_elsewhere(asked, run_dir)):
+        log.warning("WANDB_RUN_ID=%s is not used for %s, which gets the id %s: %s", asked, run_dir, own, why)
+        asked = None
+    chosen = {"id": asked or own}
+    if asked:
+        _used_here.add(asked)
     path.write_text(json.dumps(chosen) + "\n")
     return chosen
+
+
+def is_in_sweep(run_dir: Path) -> bool:
+    """Whether the folder is one of a Hydra sweep's or of an array's."""
+    sweep = run_dir.resolve().parent
+    return (sweep / "multirun.yaml").exists() or (sweep / "overrides.txt").exists()
+
+
+def _belongs_elsewhere(id: str, run_dir: Path) -> str:
+    """Why an id from the environment is not this folder's; an agent gives each of its runs another."""
+    if is_in_sweep(run_dir):
+        return "every run of the sweep would overwrite the others on W&B"
+    if id in _used_here:
+        return "an earlier run of this process has it"
+    for other in run_dir.resolve().parent.glob(f"*/{IDENTITY}"):
+        if _read_json(other).get("id") == id:
+            return f"the run in {other.parent.name} has it"
+    return ""
 
 
 def open_run(
@@ -83,9 +111,7 @@ def open_run(
 
 def default_group(config: Config, run_dir: Path) -> str:
     """The sweep that the run belongs to, by its folder; else the run's name."""
-    sweep = run_dir.resolve().parent
-    is_sweep = (sweep / "multirun.yaml").exists() or (sweep / "overrides.txt").exists()
-    return "/".join(sweep.parts[-2:]) if is_sweep else config.name
+    return "/".join(run_dir.resolve().parent.parts[-2:]) if is_in_sweep(run_dir) else config.name
 
 
 def uploaded_rounds(run: Any) -> range:

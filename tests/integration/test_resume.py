@@ -35,6 +35,7 @@ class Fails(lightning.Callback):
         if len(federation.history) == self.round:
             if self.number is None:
                 raise RuntimeError("the power went")
+            self.round = -1  # once
             os.kill(os.getpid(), self.number)
 
 
@@ -127,6 +128,23 @@ def test_a_signal_ends_the_round_and_saves(tmp_path: Path, number: signal.Signal
     assert json.loads((tmp_path / "parts" / "summary.json").read_text())["status"] == "interrupted"
     assert_same(whole, simulate(tmp_path / "parts", *options, "resume=auto"))
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path, "method=local", "trainer.rounds=4", callbacks=[Fails(1, signal.SIGINT)])
+    assert [checkpoint.rounds_done for checkpoint in find_all(tmp_path)] == [2]
+    said = f"stopped by SIGINT after 2 rounds; to continue after round 2: fedpurin resume {tmp_path}"
+    assert said in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    twice = [Fails(1, signal.SIGINT), Fails(1, signal.SIGINT)]
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path, "method=local", "trainer.rounds=4", callbacks=twice)
+    assert find_all(tmp_path) == []
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped, UInt8
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpurin.compiled import njit
 from fedpurin.exchange.parallel import is_parallel, map_chunks
 from fedpurin.exchange.wire.blocks import word_tensor
 from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word
@@ -42,7 +42,7 @@ def count(packed: UInt8[Tensor, " bytes"]) -> int:
     return int(unpack_mask(packed).sum().item())
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def count_words(words: NDArray[np.uint64]) -> int:
     """Set bits of all words."""
     total = 0
@@ -77,7 +77,7 @@ def intersection_counts(
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _intersections(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     clients, length = words.shape
     counts = np.zeros((clients, clients), dtype=np.int64)
@@ -123,7 +123,7 @@ def compress(
     return out
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArray[np.uint32]) -> None:
     """Fill `target`, never past its end: threads write side by side."""
     filled, size = np.uint64(0), np.uint64(target.size)
@@ -152,7 +152,7 @@ def expand_into(
     map_chunks(run, len(words), chunk)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _expand(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArray[np.uint32]) -> None:
     lane = np.empty(64, dtype=np.uint32)
     read, size = np.uint64(0), np.uint64(source.size)

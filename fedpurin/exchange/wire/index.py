@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import UInt8
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
+from fedpurin.compiled import njit
 from fedpurin.exchange.parallel import is_parallel, map_items
 from fedpurin.exchange.wire.bits import FULL_WORD, count_words, words_of
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
@@ -88,7 +88,7 @@ def _groups(num_blocks: int) -> list[range]:
     return [range(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _encode(
     words: NDArray[np.uint64],
     universe: NDArray[np.uint64],
@@ -134,7 +134,7 @@ def _encode(
     return used
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _gather_bits(
     words: NDArray[np.uint64], universe: NDArray[np.uint64], pext: NDArray[np.uint8], compact: NDArray[np.uint64]
 ) -> None:
@@ -161,7 +161,7 @@ def _gather_bits(
         at += popcount(within)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _spread_bits(
     compact: NDArray[np.uint64], universe: NDArray[np.uint64], pdep: NDArray[np.uint8], words: NDArray[np.uint64]
 ) -> None:
@@ -186,7 +186,7 @@ def _spread_bits(
         at += popcount(within)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _count_skips(compact: NDArray[np.uint64], size: int) -> int:
     """Skip bytes that distances between the listed positions need."""
     skips, previous = 0, -1
@@ -200,7 +200,7 @@ def _count_skips(compact: NDArray[np.uint64], size: int) -> int:
     return skips
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _write_distances(
     compact: NDArray[np.uint64], size: int, complement: bool, in_bytes: bool, out: NDArray[np.uint8]
 ) -> None:
@@ -280,13 +280,13 @@ def decode_index(
     return from_numpy(words.view(np.uint8)).to(index.device)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _count_blocks(words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
     for block in range(counts.size):
         counts[block] = count_words(words[edges[block] : edges[block + 1]])
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _decode(
     data: NDArray[np.uint8],
     begins: NDArray[np.int64],
@@ -331,7 +331,7 @@ def _decode(
             _spread_bits(compact, universe[first:last], pdep, words[first:last])
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _read_distances(
     piece: NDArray[np.uint8], size: int, count: int, in_bytes: bool, compact: NDArray[np.uint64]
 ) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit
 from numba.core import config, types
 from numba.extending import intrinsic
+
+from fedpurin.compiled import njit
 
 _FEATURES = binding.get_host_cpu_features()
 HAS_AVX512 = bool(_FEATURES.get("avx512f")) and not config.CPU_NAME and config.CPU_FEATURES is None
@@ -91,7 +92,7 @@ def unpack_word(typing_context: Any, word: Any, target: Any, base: Any) -> Any:
     return types.void(types.uint64, target, types.uint64), generate
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def compress_word(source, base, word, target, filled, size):  # type: ignore[no-untyped-def]
     """Append the elements of one word's positions; returns how many are filled now. Writes nothing from `size` on."""
     if word == 0:
@@ -117,7 +118,7 @@ def compress_word(source, base, word, target, filled, size):  # type: ignore[no-
     return filled
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def spread_word(source, read, size, word, target, base):  # type: ignore[no-untyped-def]
     """Put the next values of `source` at one word's positions from `target[base]` on, zeros at the others.
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from fedpurin.compiled import njit
 from fedpurin.exchange.wire.costs import EncodingCost
 from fedpurin.selection.reduction.curve import Floats, Integers, ValueCurve
 
@@ -124,7 +124,7 @@ def _from_bits(bits: int) -> float:
     return float(np.int64(bits).view(np.float64))
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _step_of_price(price: float, bottom: Floats, start: int, stop: int) -> int:
     """The first step of [start, stop) that has a score below the price; `stop` if none has."""
     while start < stop:
@@ -136,7 +136,7 @@ def _step_of_price(price: float, bottom: Floats, start: int, stop: int) -> int:
     return start
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _respond(
     price: float,
     tensor: Integers,
@@ -170,7 +170,7 @@ def _respond(
         count_out[choice] = taken
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _windows(
     price: float,
     need: Floats,

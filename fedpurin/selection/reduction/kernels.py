@@ -16,8 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
+
+from fedpurin.compiled import njit
 
 _HALF = np.float32(0.5)
 _FLOAT16_MIN_NORMAL = np.float32(2.0**-14)
@@ -48,7 +49,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="selection")
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def score_chunk(
     weights: NDArray[np.float32],
     slopes: NDArray[np.float32],
@@ -72,7 +73,7 @@ def score_chunk(
         scores[index] = np.float32(0.0) if score <= cutoff else score
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _round_float16(value: np.float32) -> np.float32:
     """Round to the nearest float16, ties to even, as IEEE 754 says; NaN stays NaN."""
     magnitude = abs(value)
@@ -88,7 +89,7 @@ def _round_float16(value: np.float32) -> np.float32:
     return np.float32(np.copysign(rounded, value))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _round_bfloat16(value: np.float32) -> np.float32:
     """Round to the nearest bfloat16, ties to even; NaN stays NaN."""
     if value != value:
@@ -98,7 +99,7 @@ def _round_bfloat16(value: np.float32) -> np.float32:
     return np.float32(bits.view(np.float32))
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def histogram_chunk(bits: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count the scores in each bin, and add up their places in it: two tables of NUM_BINS."""
     words = np.zeros(NUM_BINS, dtype=np.uint64)
@@ -113,7 +114,7 @@ def histogram_chunk(bits: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArra
     return counts, places
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def refine_chunk(bits: NDArray[np.uint32], row_of_bin: NDArray[np.int16], num_rows: int) -> NDArray[np.int32]:
     """Count every place of the bins that have a row (`row_of_bin` ≥ 0): one row of NUM_BINS places a bin."""
     counts = np.zeros((num_rows, NUM_BINS), dtype=np.int32)
@@ -124,7 +125,7 @@ def refine_chunk(bits: NDArray[np.uint32], row_of_bin: NDArray[np.int16], num_ro
     return counts
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def end_of_ties(bits: NDArray[np.int32], threshold: np.int32, quota: int) -> int:
     """The index after the `quota`-th element that equals the threshold."""
     block, seen = 4096, 0
@@ -142,7 +143,7 @@ def end_of_ties(bits: NDArray[np.int32], threshold: np.int32, quota: int) -> int
     return len(bits)
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def write_mask_chunk(
     bits: NDArray[np.int32],
     threshold: np.int32,
