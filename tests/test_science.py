@@ -14,7 +14,7 @@ def test_marks_are_found_in_sections_unions_and_mappings() -> None:
     assert marked(DataConfig, Changes.NOTHING) == ("root", "download")
     assert set(marked(TrainerConfig, Changes.BITS)) == {"executor", "cohort", "threads"}
     assert set(marked(Config, Changes.RECORD)) == {
-        "network", "callbacks", "trainer.evaluate_every", "trainer.monitor",
+        "network", "callbacks", "trainer.evaluate_every", "trainer.monitor", "trainer.monitor_mode",
     }  # fmt: skip
     assert "callbacks.progress" in marked(Config, Changes.NOTHING)
     assert read_only_if(Config)["program.budget"] == ReadIf("program.name", ("budget",))
