@@ -20,7 +20,7 @@ from fedpurin.federation import Federation
 from fedpurin.metrics import headline
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
-from fedpurin.run.effects import remarks, say
+from fedpurin.run.effects import option_of, remarks, say
 from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
@@ -80,6 +80,7 @@ def simulate(
     module: nn.Module | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
+    clients: tuple[Sequence[Any], Sequence[Any]] | None = None,
     data: LabelledData | Callable[..., Any] | None = None,
     partition: Callable[..., Any] | None = None,
     scores: Callable[..., Any] | None = None,
@@ -96,6 +97,8 @@ def simulate(
             configured model. The run works on a copy: all clients start from the module's present weights, and the
             object stays as it is.
         train, test: map-style data sets of (x, y) pairs; both None loads the configured data.
+        clients: whose each sample of `train` and of `test` is, as two sequences of names or numbers; every name is a
+            client then (partition=natural), in sorted order.
         data: `fedpurin.data.LabelledData`, or what `data._target_` could name (docs/add-a-data-set.md).
         partition, scores, program: functions in the place of ours, as `partition._target_`, `scores._target_` and
             `program._target_` name them (docs/add-a-partition.md, docs/add-a-program.md).
@@ -113,7 +116,16 @@ def simulate(
     if train is not None:
         name = config.name.replace(config.data.name, "own-data")
         config = replace(config, data=replace(config.data, name="own-data"), name=name)
-    brought = {"data": train if data is None else data, "model": module, "partition": partition, "program": program}
+    if clients is not None:
+        if train is None or test is None:
+            raise ConfigError("simulate was given clients and no data sets; pass train and test with them")
+        config = _with_clients(config, clients, overrides)
+    brought = {
+        "data": train if data is None else data,
+        "model": module,
+        "partition": partition or clients,
+        "program": program,
+    }
     theirs = [group for group, own in brought.items() if own is not None]
     config = replace(config, choices={group: name for group, name in config.choices.items() if group not in theirs})
     if is_first_process():
@@ -126,7 +138,7 @@ def simulate(
     if is_first_process():
         note(folder)
     try:
-        federation = build(config, folder, module=module, train=train, test=test, callbacks=callbacks)
+        federation = build(config, folder, module=module, train=train, test=test, clients=clients, callbacks=callbacks)
         return RunResult(folder, federation.run(), federation)
     except (ConfigError, KeyboardInterrupt):
         withdraw(folder)
@@ -137,6 +149,22 @@ def simulate(
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from stop  # a notebook's kernel goes on
         stop.leave()
+
+
+def _with_clients(config: Config, clients: Any, overrides: Sequence[str]) -> Config:
+    """partition=natural, with as many clients as there are names."""
+    named = [item for item in overrides if option_of(item).partition(".")[0] == "partition"]
+    allowed = ("partition=natural", "partition.num_clients=")
+    if (other := [item for item in named if not item.startswith(allowed)]) or config.partition.own:
+        raise ConfigError(
+            f"simulate was given clients, which are the partition; leave out {' '.join(other) or 'yours'}"
+        )
+    if not isinstance(clients, tuple | list) or len(clients) != 2:
+        raise ConfigError("clients must be (whose each training sample is, whose each test sample is)")
+    count = config.partition.num_clients
+    if not any(item.startswith(allowed[1]) for item in named):
+        count = len({str(name) for part in clients for name in part})
+    return replace(config, partition=replace(config.partition, name="natural", num_clients=count))
 
 
 def _pandas(attribute: str) -> Any:

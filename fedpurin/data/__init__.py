@@ -1,8 +1,9 @@
 """Data sets, partitions, and batches held as tensors on the device."""
 
 from fedpurin.data.dataset import LabelledData, from_datasets, labelled_data
+from fedpurin.data.natural import owned
 from fedpurin.data.partitions import Partition, partition
 from fedpurin.data.pool import Pool
 from fedpurin.data.sources import load
 
-__all__ = ["LabelledData", "Partition", "Pool", "from_datasets", "labelled_data", "load", "partition"]
+__all__ = ["LabelledData", "Partition", "Pool", "from_datasets", "labelled_data", "load", "owned", "partition"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,27 @@ from fedpurin.data.dataset import LabelledData
 Indices = tuple[NDArray[np.int64], ...]
 
 
+def owned(data: LabelledData, clients: Sequence[Any]) -> LabelledData:
+    """The data with whose each training and test sample is: numbers in their order, anything else by its text.
+
+    Raises:
+        ConfigError: not one owner a sample.
+    """
+    both = [np.asarray(part) for part in clients]
+    for split, names, pool in zip(("train", "test"), both, (data.train, data.test), strict=True):
+        if names.shape != (pool.num_samples,):
+            raise ConfigError(f"clients: {list(names.shape)} names for {pool.num_samples} {split} samples; one each")
+    if not all(names.dtype.kind in "iu" for names in both):
+        both = [names.astype(str) for names in both]
+    return replace(data, clients=(both[0], both[1]))
+
+
 def natural(config: PartitionConfig, data: LabelledData) -> tuple[Indices, Indices]:
     """Every sample to the client that the data name for it; clients in sorted order of their names."""
     if data.clients is None:
         raise ConfigError(
             f"partition=natural: data={data.name} does not say whose a sample is; data=arrays takes an array client, "
-            "data=table a column data.client"
+            "data=table a column data.client, and fedpurin.simulate an argument clients"
         )
     train, test = data.clients
     names = np.unique(np.concatenate([train, test]))

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError
-from fedpurin.data import from_datasets, load, partition
+from fedpurin.data import from_datasets, load, owned, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
@@ -47,6 +47,7 @@ def build(
     module: nn.Module | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
+    clients: tuple[Sequence[Any], Sequence[Any]] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Federation:
     """Make every part of one run on this rank. The run folder is locked until the run ends, or this fails.
@@ -55,6 +56,7 @@ def build(
         module: the client's LightningModule, or a plain network; None builds `config.model`. Every client starts from
             the weights of a copy; the object itself stays as it is.
         train, test: data sets of (x, y) pairs; None loads `config.data`.
+        clients: whose each training and test sample is, for partition=natural.
         callbacks: further callbacks after the configured ones.
 
     Raises:
@@ -66,7 +68,7 @@ def build(
         if is_first_process():
             lock.acquire()
             check_folder(config, run_dir)
-        federation = _assemble(config, run_dir, lock, module, train, test, callbacks)
+        federation = _assemble(config, run_dir, lock, module, train, test, clients, callbacks)
         undo.pop_all()
     return federation
 
@@ -78,6 +80,7 @@ def _assemble(
     module: nn.Module | None,
     train: Dataset[Any] | None,
     test: Dataset[Any] | None,
+    owners: tuple[Sequence[Any], Sequence[Any]] | None,
     callbacks: Sequence[Any],
 ) -> Federation:
     method = make_method(config.method)
@@ -104,6 +107,7 @@ def _assemble(
         raise ConfigError(f"simulate was given {given} and no {lacking}; pass both data sets, or none for `data`'s")
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
+    data = data if owners is None else owned(data, owners)
     parts = partition(config.partition, data, config.seed)
     if processes.rank == 0:
         recorder.folder.write_partition(data.class_names, parts.class_counts, parts.test_class_counts)
