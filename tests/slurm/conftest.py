@@ -102,11 +102,15 @@ class Cluster:
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"*-{job}*.log")))
 
     def release(self, job: str) -> None:
-        """Let a requeued job start now instead of after SLURM's delay."""
+        """Let a requeued job start soon instead of after SLURM's delay of two minutes.
+
+        Not at once: slurmd dates credentials in whole seconds and refuses one of the second in which it ended the job.
+        """
         end = time.monotonic() + 60
         while set(self.states(job).values()) != {"PENDING"}:
             assert time.monotonic() < end, f"job {job} is {self.states(job)}\n{self.logs(job)}"
             time.sleep(0.2)
+        time.sleep(2)
         self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
