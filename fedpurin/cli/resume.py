@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.compose import compose_config, config_groups
-from fedpurin.run.resume import FREE, read_config
+from fedpurin.run.resume import FREE, check_not_from_python, read_config
 from fedpurin.run.start import run
 from fedpurin.run.trust import check_targets
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--trust", action="store_true", help="run classes of your own that config.yaml names")
     given = parser.parse_args(list(arguments))
     stored = read_config(given.run_dir)
+    check_not_from_python(stored, given.run_dir)
     if not given.trust:
         check_targets(stored, given.run_dir, given.overrides)
     config = with_overrides(stored, given.overrides)

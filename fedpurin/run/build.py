@@ -28,6 +28,7 @@ from fedpurin.local.choice import choose_executor
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
+from fedpurin.run.data_digest import describe_data
 from fedpurin.run.launch import make_fabric
 from fedpurin.run.listeners import check_callbacks, remarks
 from fedpurin.run.lock import RunLock, is_first_process
@@ -109,8 +110,8 @@ def _assemble(
         data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
     data = data if owners is None else owned(data, owners)
     parts = partition(config.partition, data, config.seed)
-    if processes.rank == 0:
-        recorder.folder.write_partition(data.class_names, parts.class_counts, parts.test_class_counts)
+    checkpointer.data = describe_data(data, parts)
+    recorder.partition = (data.class_names, parts.class_counts, parts.test_class_counts)
 
     seed_global(config.seed, "weights")
     if module is not None:

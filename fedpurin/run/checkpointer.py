@@ -23,6 +23,7 @@ from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client
 from fedpurin.metrics import ACCURACY, headline
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
+from fedpurin.run.data_digest import check_data
 from fedpurin.run.export import describe_module
 from fedpurin.run.interruption import Interrupted, Interruption
 from fedpurin.run.lock import RunLock
@@ -41,6 +42,8 @@ class Checkpointer(RunCallback):
 
     def __init__(self, config: CheckpointConfig, lock: RunLock) -> None:
         self.config, self.lock = config, lock
+        self.data: dict[str, Any] = {}
+        """What `describe_data` says of this start's data."""
         self._interruption: Interruption
         self._group: Any = None
         self._writing: Writing | None = None
@@ -84,6 +87,7 @@ class Checkpointer(RunCallback):
         if asynchronous is None:
             asynchronous = federation.trainer.vector.is_cuda
         tensors, state = collect(federation)
+        state["data"] = self.data
         self._writing = Writing(
             federation.run_dir, done, tensors, state, federation.processes,
             group=self._group, asynchronous=asynchronous,
@@ -115,6 +119,7 @@ class Checkpointer(RunCallback):
         found = Checkpoint(Path(name[0]), name[1]) if name is not None else None
         state = found.read_state() if found is not None else None
         if state is not None:
+            check_data(federation.run_dir, state.get("data"), self.data)
             check_state(federation, state)
         if processes.rank == 0:
             cut_back(run_dir, state["lengths"] if state else {}, state["history"] if state else [])

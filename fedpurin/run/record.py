@@ -29,6 +29,7 @@ from fedpurin.metrics import ACCURACY, VARIANTS, headline
 from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
+from fedpurin.run.resume import holds_run
 
 if TYPE_CHECKING:
     from fedpurin.federation import Federation
@@ -150,9 +151,16 @@ class Recorder(RunCallback):
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self.partition: tuple[Sequence[str], Iterable[Any], Iterable[Any]] | None = None
+        """Class names, and samples by client and class of both splits."""
+        self._opened = False
 
     def on_run_start(self, federation: Federation) -> None:
+        self._opened = True
         if federation.processes.rank == 0:
+            begins = federation.first_round == 0 or not (self.folder.path / "partition.json").exists()
+            if begins and self.partition is not None:
+                self.folder.write_partition(*self.partition)
             space = federation.trainer.space
             self.folder.open(
                 federation.config,
@@ -172,7 +180,12 @@ class Recorder(RunCallback):
             self.folder.finish({"status": "finished", **sizes, **summarise_run(federation)})
 
     def on_run_failed(self, federation: Federation, error: BaseException) -> None:
-        """Leave the reason in `summary.json`, where `fedpurin sweep status` finds it."""
+        """Leave the reason in `summary.json`, where `fedpurin sweep status` finds it.
+
+        A run that this start may not go on with keeps its own summary.
+        """
+        if not self._opened and isinstance(error, ConfigError) and holds_run(self.folder.path):
+            return
         if federation.processes.rank == 0:
             status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
             self.folder.fail(status, error, rounds=len(federation.history))

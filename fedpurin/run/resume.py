@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurin.config import Config, ConfigError
+from fedpurin.config import Config, ConfigError, name_of
 from fedpurin.run.lock import is_locked
 from fedpurin.science import Changes, covers, marked
 
@@ -51,6 +51,26 @@ def check_folder(config: Config, run_dir: Path) -> None:
         named = ", ".join(f"{name}={now.get(name)} (it began with {began.get(name)})" for name in science[:MAX_NAMED])
         more = f" and {len(science) - MAX_NAMED} more" if len(science) > MAX_NAMED else ""
         raise ConfigError(f"{run_dir} holds another run: {named}{more}; choose another folder, or its own options")
+
+
+def check_not_from_python(config: Config, run_dir: Path) -> None:
+    """Refuse on the command line to go on with a run whose parts exist only in the script that began it.
+
+    Raises:
+        ConfigError: names the parts and the call that continues the run.
+    """
+    parts = {"data": "train=..., test=..."} if config.data.name == "own-data" else {}
+    if config.choices and "model" not in config.choices:
+        parts["model"] = "module=..."
+    for section in ("data", "partition", "scores", "program"):
+        target = name_of(getattr(config, section).own.get("_target_", ""))
+        if "<" in target or target.startswith("__main__."):  # a function that no import finds
+            parts.setdefault(section, f"{section}=...")
+    if parts:
+        raise ConfigError(
+            f"{run_dir}: its {' and '.join(parts)} came from Python; continue it there, with what it began with: "
+            f'fedpurin.simulate([..., "resume=auto"], {", ".join(parts.values())}, run_dir={str(run_dir)!r})'
+        )
 
 
 def check_sweep_folder(overrides: Sequence[str]) -> None:
