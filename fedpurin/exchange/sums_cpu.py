@@ -18,7 +18,7 @@ from fedpurin.compiled import njit
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_chunks
 from fedpurin.exchange.wire.bits import count_words, words_of
-from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word, unpack_word
+from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word
 
 TILE_WORDS = 8
 """512 positions, 2 KiB a row: twenty rows and their bits stay within a second-level cache, near the first."""
@@ -137,7 +137,8 @@ def _sum_chunk(
                 word, base = sent[row, first + index], _BITS * np.uint64(index)
                 cursors[row] = spread_word(values, cursors[row], size, word, spread, base)
                 if counting:
-                    unpack_word(word, bits[row], base)
+                    for bit in range(_BITS):
+                        bits[row, base + bit] = np.uint8((word >> bit) & _ONE)
         for k in range(own.size):
             any_at, any_done, all_done = np.uint64(0), np.uint64(0), True
             for index in range(num_words):
