@@ -20,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.compose import compose_config, config_groups
-from fedpurin.run.resume import FREE, check_not_from_python, read_config
+from fedpurin.run.growing import check_places
+from fedpurin.run.resume import FREE, check_not_from_python
 from fedpurin.run.start import run
+from fedpurin.run.stored_config import read_config
 from fedpurin.run.trust import check_targets
 
 
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", metavar="option=value", nargs="*", help="free options to change")
     parser.add_argument("--trust", action="store_true", help="run classes of your own that config.yaml names")
     given = parser.parse_args(list(arguments))
+    check_places(given.run_dir)
     stored = read_config(given.run_dir)
     check_not_from_python(stored, given.run_dir)
     if not given.trust:

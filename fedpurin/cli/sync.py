@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_locked
-from fedpurin.run.resume import read_config
+from fedpurin.run.stored_config import read_config
 from fedpurin.tracking.wandb_run import (
     IDENTITY,
     identity,

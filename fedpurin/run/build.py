@@ -96,7 +96,8 @@ def _assemble(
             f"method={type(method).__name__} needs masks and no callback provides them: "
             "keep callbacks.mask_selection, or pass callbacks.MaskSelection()"
         )
-    checkpointer, recorder = Checkpointer(config.checkpoint, lock), Recorder(RunFolder(run_dir))
+    folder = RunFolder(run_dir)
+    checkpointer, recorder = Checkpointer(config.checkpoint, lock, folder), Recorder(folder)
     fabric = make_fabric(
         config.trainer,
         callbacks=[checkpointer, recorder, *listeners],

@@ -3,7 +3,8 @@
     RUN_DIR/checkpoints/round-00010/     the state between rounds: ten rounds are done, round 10 comes next
         tensors/                         torch.distributed.checkpoint; keys name clients, so any number of ranks reads it
         state.json                       everything that is not a tensor
-        manifest.json                    every file's length and SHA-256; written last
+        lines/                           the run folder's growing files as they were
+        manifest.json                    the run's id, every file's length and SHA-256; written last
 
 A checkpoint is written aside, fsynced, read back against its manifest and only then renamed into place, so a folder
 called `round-…` was once complete; what has happened to it since, `verify` tells by the digests. Does not own: what
@@ -30,12 +31,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fedpurin.exchange import Processes
+from fedpurin.run.growing import LINES, copy_files
 from fedpurin.run.tensor_files import METADATA, DamagedTensorsError, read_tensors
 
 FOLDER = "checkpoints"
 TENSORS, STATE, MANIFEST = "tensors", "state.json", "manifest.json"
 NAME = re.compile(r"round-(\d{5,})")
-MEMBER = re.compile(rf"{re.escape(STATE)}|{TENSORS}/(__\d+_\d+\.distcp|{re.escape(METADATA)})")
+MEMBER = re.compile(rf"{re.escape(STATE)}|{TENSORS}/(__\d+_\d+\.distcp|{re.escape(METADATA)})|{LINES}/[^/]+")
 """The names of a checkpoint's files, as its manifest may hold them."""
 
 
@@ -50,8 +52,8 @@ class Checkpoint:
     path: Path
     rounds_done: int
 
-    def verify(self) -> None:
-        """Compare every file with the manifest.
+    def verify(self, run_id: str | None = None) -> None:
+        """Compare every file with the manifest, and the manifest with the run where its id is known.
 
         Raises:
             CheckpointError: names the first file that is missing or differs.
@@ -59,11 +61,13 @@ class Checkpoint:
         try:
             manifest = json.loads((self.path / MANIFEST).read_text())
             files: dict[str, dict[str, Any]] = dict(manifest["files"])
-            rounds_done = int(manifest["rounds_done"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            rounds_done, owner = int(manifest["rounds_done"]), manifest.get("run")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.path}: {MANIFEST} cannot be read ({type(error).__name__})") from None
         if rounds_done != self.rounds_done:
             raise CheckpointError(f"{self.path}: {MANIFEST} is of the checkpoint after {rounds_done} rounds")
+        if run_id and owner and owner != run_id:
+            raise CheckpointError(f"{self.path} is a checkpoint of another run ({owner}; this one is {run_id})")
         if lacking := {STATE, f"{TENSORS}/{METADATA}"} - files.keys():
             raise CheckpointError(f"{self.path}: {MANIFEST} does not name {', '.join(sorted(lacking))}")
         inside = self.path.resolve()
@@ -111,16 +115,21 @@ class Writing:
         state: Mapping[str, Any],
         processes: Processes,
         *,
+        run_id: str = "",
         group: Any = None,
         asynchronous: bool = False,
     ) -> None:
         self.final = run_dir / FOLDER / f"round-{rounds_done:05d}"
         self._aside = self.final.with_name(f".{self.final.name}.partial")
-        self._rounds_done, self._state, self._processes = rounds_done, dict(state), processes
+        self._rounds_done, self._state, self._processes, self._run_id = rounds_done, dict(state), processes, run_id
         self._pending: Future[Any] | None = None
         self._failure: str | None = None
         if processes.rank == 0:
             shutil.rmtree(self._aside, ignore_errors=True)
+            try:
+                copy_files(run_dir, self._aside / LINES)
+            except OSError as error:
+                self._failure = _cause(error)
         processes.barrier()
         alone = processes.size == 1
         target: dict[str, Any] = dict(tensors)
@@ -164,13 +173,15 @@ class Writing:
         """Rank 0's part; returns what went wrong."""
         try:
             _write_synced(self._aside / STATE, self._state)
-            files |= self._fingerprints(f"{TENSORS}/{METADATA}") | self._fingerprints(STATE)
-            _write_synced(self._aside / MANIFEST, {"rounds_done": self._rounds_done, "files": files})
+            for pattern in (f"{TENSORS}/{METADATA}", STATE, f"{LINES}/*"):
+                files |= self._fingerprints(pattern)
+            manifest = {"run": self._run_id, "rounds_done": self._rounds_done, "files": files}
+            _write_synced(self._aside / MANIFEST, manifest)
             missing = {str(path.relative_to(self._aside)) for path in (self._aside / TENSORS).iterdir()} - files.keys()
             if missing:
                 return f"{', '.join(sorted(missing))} came unannounced"
             Checkpoint(self._aside, self._rounds_done).verify()
-            for folder in (self._aside / TENSORS, self._aside):
+            for folder in (self._aside / TENSORS, self._aside / LINES, self._aside):
                 _sync(folder)
             old = self.final.with_name(f".{self.final.name}.old")
             if self.final.exists():  # a damaged one, or the same rounds run again
@@ -195,11 +206,11 @@ def find_all(run_dir: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.rounds_done, reverse=True)
 
 
-def find_latest(run_dir: Path, report: Callable[[str], None]) -> Checkpoint | None:
+def find_latest(run_dir: Path, report: Callable[[str], None], run_id: str | None = None) -> Checkpoint | None:
     """The newest checkpoint that is what was saved; `report` is told every newer one that is not."""
     for checkpoint in find_all(run_dir):
         try:
-            checkpoint.verify()
+            checkpoint.verify(run_id)
         except CheckpointError as error:
             report(f"damaged checkpoint skipped: {error}")
         else:

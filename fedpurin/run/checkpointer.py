@@ -25,9 +25,12 @@ from fedpurin.metrics import ACCURACY, headline
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.run.data_digest import check_data
 from fedpurin.run.export import describe_module
+from fedpurin.run.growing import LINES, appended_files, bring_back, put_aside
 from fedpurin.run.interruption import Interrupted, Interruption
 from fedpurin.run.lock import RunLock
-from fedpurin.run.resume import appended_files, cut_back, holds_run
+from fedpurin.run.record import RunFolder
+from fedpurin.run.resume import holds_run, is_marked_finished
+from fedpurin.run.stored_config import read_id
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ CLIENTS_AT_ONCE = 64
 class Checkpointer(RunCallback):
     """Restores when a run starts, saves every so many rounds and at the end, stops at a signal."""
 
-    def __init__(self, config: CheckpointConfig, lock: RunLock) -> None:
-        self.config, self.lock = config, lock
+    def __init__(self, config: CheckpointConfig, lock: RunLock, folder: RunFolder) -> None:
+        self.config, self.lock, self.folder = config, lock, folder
         self.data: dict[str, Any] = {}
         """What `describe_data` says of this start's data."""
         self._interruption: Interruption
@@ -90,7 +93,7 @@ class Checkpointer(RunCallback):
         state["data"] = self.data
         self._writing = Writing(
             federation.run_dir, done, tensors, state, federation.processes,
-            group=self._group, asynchronous=asynchronous,
+            run_id=self.folder.run_id, group=self._group, asynchronous=asynchronous,
         )  # fmt: skip
         if not asynchronous:
             self._commit(federation)
@@ -112,9 +115,12 @@ class Checkpointer(RunCallback):
 
     def _restore(self, federation: Federation) -> None:
         processes, run_dir = federation.processes, federation.run_dir
-        found = None
+        found, refusal = None, None
         if processes.rank == 0 and holds_run(run_dir):
-            found = find_latest(run_dir, log.warning)
+            found, refusal = find_sound(run_dir)
+        refusal = processes.broadcast_object(refusal)
+        if refusal is not None:
+            raise ConfigError(refusal)
         name = processes.broadcast_object((str(found.path), found.rounds_done) if found is not None else None)
         found = Checkpoint(Path(name[0]), name[1]) if name is not None else None
         state = found.read_state() if found is not None else None
@@ -122,13 +128,38 @@ class Checkpointer(RunCallback):
             check_data(federation.run_dir, state.get("data"), self.data)
             check_state(federation, state)
         if processes.rank == 0:
-            cut_back(run_dir, state["lengths"] if state else {}, state["history"] if state else [])
+            if found is not None and state is not None:
+                put_newer_aside(run_dir, found)
+                bring_back(run_dir, found.path / LINES, state["lengths"])
+            else:
+                bring_back(run_dir, None, {}, keep=is_marked_finished(run_dir))
         processes.barrier()
         if found is None or state is None:
             return
         restore(federation, found, state)
         if processes.rank == 0:
             log.info("continues after %d rounds, from %s", found.rounds_done, found.path)
+
+
+def find_sound(run_dir: Path) -> tuple[Checkpoint | None, str | None]:
+    """The checkpoint to continue from; or why not to begin anew in a folder whose checkpoints are all damaged."""
+    reports: list[str] = []
+    found = find_latest(run_dir, reports.append, read_id(run_dir))
+    if found is None and reports:
+        return None, (
+            f"{reports[0].removeprefix('damaged checkpoint skipped: ')}; none of the run's {len(reports)} checkpoints is "
+            f"sound. To begin anew, move {run_dir / 'checkpoints'} away"
+        )
+    for line in reports:
+        log.warning(line)
+    return found, None
+
+
+def put_newer_aside(run_dir: Path, found: Checkpoint) -> None:
+    """Rename the damaged checkpoints that were skipped, so that they neither count as kept nor are written over."""
+    for checkpoint in find_all(run_dir):
+        if checkpoint.rounds_done > found.rounds_done:
+            put_aside(checkpoint.path, "was skipped")
 
 
 def best_rounds(federation: Federation, candidates: list[int]) -> int | None:

@@ -59,10 +59,10 @@ class RunLock:
     def _holder(self) -> str:
         try:
             holder = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+            job = f", SLURM job {holder['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in holder else ""
+            return f"process {holder['pid']} on {holder['machine']}{job}"
+        except (OSError, ValueError, KeyError, TypeError):
             return "another process"
-        job = f", SLURM job {holder['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in holder else ""
-        return f"process {holder['pid']} on {holder['machine']}{job}"
 
 
 def is_locked(run_dir: Path) -> bool:

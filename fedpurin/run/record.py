@@ -20,8 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from fedpurin.config import Config, ConfigError
 from fedpurin.exchange.network import seconds_to_accuracy
 from fedpurin.hooks import RunCallback
@@ -30,6 +28,7 @@ from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.resume import holds_run
+from fedpurin.run.stored_config import new_id, read_id, write_config
 
 if TYPE_CHECKING:
     from fedpurin.federation import Federation
@@ -58,10 +57,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         make_folder(path)
         self.path = path
+        self.run_id = ""
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
         """Write what is known before the first round, or before the first that a resumed run still has to do."""
-        OmegaConf.save(OmegaConf.create(json.loads(json.dumps(config.to_mapping()))), self.path / "config.yaml")
+        self.run_id = (read_id(self.path) if first_round else None) or new_id()
+        write_config(self.path, config, self.run_id)
         environment = describe_environment()
         started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
         starts = [*self._earlier_starts(), started] if first_round else [started]
@@ -117,10 +118,10 @@ class RunFolder:
 
     def _earlier_starts(self) -> list[Any]:
         try:
-            earlier: list[Any] = json.loads((self.path / "environment.json").read_text())["starts"]
-        except (OSError, ValueError, KeyError):
+            earlier = json.loads((self.path / "environment.json").read_text())["starts"]
+        except (OSError, ValueError, KeyError, TypeError):
             return []
-        return earlier
+        return earlier if isinstance(earlier, list) else []
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)

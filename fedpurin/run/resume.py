@@ -1,7 +1,8 @@
 """Which run a folder holds, whether this configuration may go on with it.
 
-Owns: the comparison of configurations, cutting the run's files back to a checkpoint. Does not own: the command
-(cli/resume.py), the checkpoints themselves (checkpoint.py), putting state into a run (checkpointer.py). Imports neither
+Owns: the comparison of configurations, whether a run is finished and whole. Does not own: the command
+(cli/resume.py), config.yaml (stored_config.py), the growing files (growing.py), the checkpoints themselves
+(checkpoint.py), putting state into a run (checkpointer.py). Imports neither
 torch nor lightning: a finished run is recognised, and a mistake refused, in a second.
 """
 
@@ -9,14 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedpurin.config import Config, ConfigError, name_of
+from fedpurin.run.growing import LINES, check_places, is_intact
 from fedpurin.run.lock import is_locked
+from fedpurin.run.stored_config import read_config
 from fedpurin.science import Changes, covers, marked
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 FREE = marked(Config, Changes.NOTHING, Changes.LENGTH)
 """Options that move, extend or describe a run without changing any of its bits; all others are its science."""
 MAX_NAMED = 4
+RECORDS = ("summary.json", "environment.json", "partition.json")
 
 
 def holds_run(run_dir: Path) -> bool:
@@ -45,6 +48,7 @@ def check_folder(config: Config, run_dir: Path) -> None:
             f"hydra.run.dir={run_dir} holds a run already: continue it with resume=auto or "
             f"`fedpurin resume {run_dir}`, or choose another folder"
         )
+    check_places(run_dir)
     began, now = flatten(read_config(run_dir).to_mapping()), flatten(config.to_mapping())
     changed = [name for name in sorted(began.keys() | now.keys()) if began.get(name) != now.get(name)]
     if science := [name for name in changed if not is_free(name)]:
@@ -94,12 +98,26 @@ def is_free(option: str) -> bool:
 
 
 def is_finished(config: Config, run_dir: Path) -> bool:
-    """Whether the folder's run has all the rounds that are asked for."""
+    """Whether the folder's run has all the rounds that are asked for, and its files hold them undamaged."""
     try:
-        summary = json.loads((run_dir / "summary.json").read_text())
-    except (OSError, ValueError):
+        summary, *_ = (json.loads((run_dir / name).read_text()) for name in RECORDS)
+        rounds = int(summary.get("rounds", 0))
+        if summary.get("status") != "finished" or rounds < config.trainer.rounds:
+            return False
+        with (run_dir / "metrics.jsonl").open("rb") as file:
+            *_, last = file
+        whole = json.loads(last)["round"] == rounds - 1
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return False
-    return bool(summary.get("status") == "finished" and summary.get("rounds", 0) >= config.trainer.rounds)
+    return whole and is_intact(run_dir, run_dir / "checkpoints" / f"round-{rounds:05d}" / LINES)
+
+
+def is_marked_finished(run_dir: Path) -> bool:
+    """Whether the summary says so, whatever else is there."""
+    try:
+        return bool(json.loads((run_dir / "summary.json").read_text())["status"] == "finished")
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def how_to_continue(run_dir: Path) -> str:
@@ -118,25 +136,6 @@ def note_refusal(run_dir: Path, error: ConfigError) -> None:
         )
 
 
-def read_config(run_dir: Path) -> Config:
-    """The configuration that a run folder was made with.
-
-    Raises:
-        ConfigError: there is none, or it is not one of this version's.
-    """
-    from omegaconf import OmegaConf
-
-    path = run_dir / "config.yaml"
-    try:
-        mapping: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except OSError:
-        raise ConfigError(f"{run_dir} is not a run folder: it has no config.yaml") from None
-    try:
-        return Config.from_mapping(mapping)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted options; an empty mapping is no option."""
     flat: dict[str, Any] = {}
@@ -146,26 +145,3 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def appended_files(run_dir: Path) -> list[Path]:
-    """The files of a run folder that grow line by line."""
-    return sorted([*run_dir.glob("*.jsonl"), *run_dir.glob("*.csv")])
-
-
-def cut_back(run_dir: Path, lengths: Mapping[str, int], history: Sequence[Mapping[str, Any]]) -> None:
-    """Cut the growing files to the bytes they had at a checkpoint, so that no round is there twice or in part.
-
-    `metrics.jsonl` is written anew from `history` where it has lost bytes; for another file that is a warning.
-    """
-    for path in appended_files(run_dir):
-        kept = lengths.get(path.name, 0)
-        if path.stat().st_size < kept:
-            log.warning("%s has lost bytes since the checkpoint: %d of %d are left", path, path.stat().st_size, kept)
-        elif kept == 0:
-            path.unlink()
-        else:
-            os.truncate(path, kept)
-    metrics = run_dir / "metrics.jsonl"
-    if history and (not metrics.exists() or metrics.stat().st_size < lengths.get(metrics.name, 0)):
-        metrics.write_text("".join(json.dumps(record) + "\n" for record in history))

@@ -20,7 +20,7 @@ from fedpurin.run.checkpoint import CheckpointError, Writing, find_all, find_lat
 from fedpurin.run.checkpointer import Client, client_tensors, join_tensors, restore_client, split_tensors
 from fedpurin.run.compose import compose_config
 from fedpurin.run.lock import RunLock, is_locked
-from fedpurin.run.resume import check_folder, check_sweep_folder, cut_back, flatten, is_free
+from fedpurin.run.resume import check_folder, check_sweep_folder, flatten, is_free
 
 
 def tensors() -> dict[str, Tensor]:
@@ -142,23 +142,6 @@ def test_a_methods_state_travels_without_its_tensors() -> None:
     assert joined["c"]["ids"] == [1, 2]
     assert joined["none"] is None
     assert torch.equal(joined["c"]["mean"], torch.ones(2))
-
-
-def test_files_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
-    whole = '{"round": 0}\n{"round": 1}\n'
-    (tmp_path / "metrics.jsonl").write_text(whole + '{"round": 2}\n{"rou')
-    (tmp_path / "clients.csv").write_text("round,client\n0,0\n1,0\n2,0\n")
-    (tmp_path / "masks.jsonl").write_text("later\n")
-    cut_back(tmp_path, {"metrics.jsonl": len(whole), "clients.csv": len("round,client\n0,0\n1,0\n")}, [])
-    assert (tmp_path / "metrics.jsonl").read_text() == whole
-    assert (tmp_path / "clients.csv").read_text() == "round,client\n0,0\n1,0\n"
-    assert not (tmp_path / "masks.jsonl").exists()
-
-
-def test_lost_metrics_are_written_anew(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"rou')
-    cut_back(tmp_path, {"metrics.jsonl": 26}, [{"round": 0}, {"round": 1}])
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"round": 0}\n{"round": 1}\n'
 
 
 def test_a_second_run_in_the_folder_is_refused_and_a_crash_leaves_no_lock(tmp_path: Path) -> None:
