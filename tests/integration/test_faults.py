@@ -76,6 +76,9 @@ def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tm
 
 def test_a_read_only_folder_is_named(disk: Path) -> None:
     simulate(disk / "run", "method=local", "trainer.rounds=1", "checkpoint.every=1")
+    small = ["method=local", "partition.num_clients=2", "trainer.rounds=1", "trainer.threads=1"]
+    fedpurin = [sys.executable, "-m", "fedpurin"]
+    subprocess.run([*fedpurin, *small, f"hydra.run.dir={disk / 'typed'}"], check=True, capture_output=True)
     before = {path: path.stat().st_mtime_ns for path in disk.rglob("*")}
     mount(disk, "-o", "remount,ro")
     for folder in ("run", "new"):
@@ -83,8 +86,8 @@ def test_a_read_only_folder_is_named(disk: Path) -> None:
             ConfigError, match=f"hydra.run.dir={disk / folder} cannot be written: Read-only file system"
         ):
             simulate(disk / folder, "method=local", "trainer.rounds=2", "resume=auto")
-    for command in (["resume", str(disk / "run")], [f"hydra.run.dir={disk / 'new'}"]):
-        done = subprocess.run([sys.executable, "-m", "fedpurin", *command], capture_output=True, text=True)
+    for command in (["resume", str(disk / "typed"), "trainer.rounds=2"], [f"hydra.run.dir={disk / 'new'}"]):
+        done = subprocess.run([*fedpurin, *command], capture_output=True, text=True)
         assert done.returncode == 2
         assert "cannot be written: Read-only file system" in done.stderr
         assert done.stderr.count("\n") == 1
