@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import logging
 import statistics
@@ -135,12 +136,14 @@ def measure(case: str, method: str, rounds: int, overrides: list[str]) -> dict[s
         federation.run_round(0)
         bare.run_round()
         stages.seconds.clear()
+        gc.freeze()  # as Federation.run does
         pairs = [
             (seconds_of(lambda number=number: federation.run_round(number)), seconds_of(bare.run_round))  # type: ignore[misc]
             for number in range(1, rounds + 1)
         ]
         ours = sum(a for a, _ in pairs)
         shares = {name: value / ours for name, value in stages.seconds.items()}
+        gc.unfreeze()
         federation.processes.gather_objects(None)
     ratios = [a / b for a, b in pairs]
     return {

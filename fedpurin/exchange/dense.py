@@ -16,9 +16,9 @@ from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_items
 from fedpurin.exchange.sums import BucketRows
-from fedpurin.exchange.wire.bits import compress, expand_into
+from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
-from fedpurin.exchange.wire.header import Kind
+from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import encode_index
 from fedpurin.exchange.wire.message import Tally, read_values, view_values, write_values
 
@@ -115,6 +115,7 @@ class _Uploads:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.channels = {client: Channel(Kind.DENSE, client) for client in setting.participants}
+        self.memory = torch.empty(0, dtype=torch.float32, device=setting.processes.device)
 
     def gather(self, span: Span, vectors: Vectors) -> BucketRows:
         """One bucket of everybody's parameters, one row a participant."""
@@ -122,30 +123,47 @@ class _Uploads:
         everything = span.packed(setting.parameters())
         encoded = encode_index(everything, everything, span)
 
+        rows = self._rows(count(everything))
+        places = dict(zip(setting.participants, rows, strict=True))
+
         def write(client: int) -> Tensor:
             tally = self.channels[client].tally
             tally.add_index(encoded)
-            return write_values(
-                tally, compress(vectors[client][span.start : span.stop], everything), setting.value_type
-            )
+            selected = compress(vectors[client][span.start : span.stop], everything, out=places[client])
+            return write_values(tally, selected, setting.value_type)
 
         pieces = map_items(write, setting.own)
-        arrived = processes.all_gather(torch.cat([everything[:0], *pieces]))
+        if setting.value_type is not ValueType.FLOAT32:
+            for client, piece in zip(setting.own, pieces, strict=True):
+                places[client].copy_(view_values(piece, setting.value_type))
+        if processes.size > 1:
+            self._receive(processes.all_gather(torch.cat([everything[:0], *pieces])), encoded, places)
+        return BucketRows(everything.expand(len(rows), -1).contiguous(), rows.view(-1))
+
+    def _rows(self, width: int) -> Tensor:
+        """Memory for one bucket that the next bucket uses again."""
+        size = len(self.setting.participants) * width
+        if self.memory.numel() < size:
+            self.memory = torch.empty(size, dtype=torch.float32, device=self.memory.device)
+        return self.memory[:size].view(len(self.setting.participants), width)
+
+    def _receive(self, arrived: Sequence[Tensor], encoded: EncodedIndex, places: Mapping[int, Tensor]) -> None:
+        """Read what other ranks' clients sent, each into its place."""
+        setting, processes = self.setting, self.setting.processes
         parts: dict[int, Tensor] = {}
         for rank, piece in enumerate(arrived):
-            clients = [client for client in setting.participants if processes.owner(client) == rank]
-            length = piece.numel() // max(len(clients), 1)
-            parts.update(zip(clients, piece.split_with_sizes([length] * len(clients)), strict=True))
+            clients = [client for client in setting.participants if processes.owner(client) == rank != processes.rank]
+            if clients:
+                parts.update(
+                    zip(clients, piece.split_with_sizes([piece.numel() // len(clients)] * len(clients)), strict=True)
+                )
 
-        def read(client: int) -> Tensor:
-            if processes.owner(client) == processes.rank:
-                return view_values(parts[client], setting.value_type).to(torch.float32)
+        def read(client: int) -> None:
             tally = self.channels[client].tally
             tally.read_index(encoded.table, encoded.index)
-            return read_values(tally, parts[client], setting.value_type).to(torch.float32)
+            places[client].copy_(read_values(tally, parts[client], setting.value_type))
 
-        rows = map_items(read, setting.participants)
-        return BucketRows(everything.expand(len(rows), -1).contiguous(), torch.cat(rows))
+        map_items(read, parts)
 
     def close(self) -> None:
         """Complete, check and file the messages."""

@@ -96,7 +96,9 @@ class CohortExecutor(SerialExecutor):
 
         seed_global(trainer.seed, f"{first.purpose}/dropout", round=round, client=clients[0].id)
         losses = torch.zeros(len(clients), device=vectors.device)
-        gradients = torch.zeros(len(clients), trainer.space.shared.length, device=vectors.device)
+        is_told = first.scored and self._is_heard
+        shared = slice(trainer.space.shared.length) if is_told or first.keeps_gradient else slice(0)
+        gradients = torch.zeros(len(clients), shared.stop, device=vectors.device)
         batches = [self._batches(client, epochs, first.purpose, round) for client in clients]
         steps = (num_batches * epochs).tolist()
         trainer.module.train()
@@ -107,8 +109,8 @@ class CohortExecutor(SerialExecutor):
                     loss = self._gradients(stack, rows, batch, buffers, context)
                 is_last = torch.tensor([step // int(num_batches[k]) == epochs - 1 for k in rows])
                 losses[rows] += torch.where(is_last.to(loss.device), loss, 0.0)
-            leaving = [k for k in range(stack.active) if steps[k] == step + 1]
-            gradients[leaving] = stack.gradients[leaving, : gradients.shape[1]]
+            stays = sum(total > step + 1 for total in steps)  # the others have their last gradient
+            gradients[stays : stack.active] = stack.gradients[stays : stack.active, shared]
             stack.step()
             for part, low, high in limits:
                 stack.vectors[: stack.active, part].clamp_(low, high)
@@ -121,12 +123,13 @@ class CohortExecutor(SerialExecutor):
         if first.measures_reach:
             for client, total in zip(clients, steps, strict=True):
                 client.reach = stack.reach(total)
-        finite = torch.isfinite(vectors).all(dim=1).tolist()
+        ends = torch.stack(tuple(torch.aminmax(vectors, dim=1)))  # NaN where any is
+        finite = torch.isfinite(ends).all(dim=0).tolist()
         results: dict[int, FitResult] = {}
         for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):
             state = {name: buffer[k] for name, buffer in buffers.items()}
             diverged = trainer.name_divergence(means[k], finite[k])
-            if diverged is None and fit.scored and self._is_heard:
+            if diverged is None and is_told:
                 diverged = self._tell(client, vectors[k], state, gradients[k])
             if diverged is None and fit.keeps_gradient:
                 client.store("gradient", gradients[k])
@@ -210,7 +213,7 @@ class CohortExecutor(SerialExecutor):
             present = [k for k, _ in drawn]
             for places, batch in _by_length([batch for _, batch in drawn]):
                 rows = [present[place] for place in places]
-                own = {name: tensor[rows] for name, tensor in tensors.items()}
+                own = tensors if len(rows) == len(clients) else {name: t[rows] for name, t in tensors.items()}
                 for name, values in self._logged(own, batch).items():
                     for row, value in zip(rows, values, strict=True):
                         totals[row][name] = totals[row].get(name, 0.0) + value

@@ -11,6 +11,7 @@ The *universe* of a message is the set of positions that it may speak of, known 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -179,7 +180,7 @@ def all_finite(values: Shaped[Tensor, " values"]) -> bool:
     if not values.is_floating_point() or not values.numel():
         return True
     low, high = torch.aminmax(values)  # NaN if any is
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def encode(
