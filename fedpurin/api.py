@@ -81,6 +81,7 @@ def simulate(
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     clients: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
     data: LabelledData | Callable[..., Any] | None = None,
     partition: Callable[..., Any] | None = None,
     scores: Callable[..., Any] | None = None,
@@ -96,9 +97,11 @@ def simulate(
             that logs "accuracy"; a plain network gets cross-entropy and SGD, as on the command line; None builds the
             configured model. The run works on a copy: all clients start from the module's present weights, and the
             object stays as it is.
-        train, test: map-style data sets of (x, y) pairs; both None loads the configured data.
+        train, test: map-style data sets of (x, y) pairs, or of anything else that `training_step` takes in batches of its
+            structure (docs/data.md); both None loads the configured data.
         clients: whose each sample of `train` and of `test` is, as two sequences of names or numbers; every name is a
             client then (partition=natural), in sorted order.
+        collate: makes a batch of a list of their samples, where those differ in length.
         data: `fedpurin.data.LabelledData`, or what `data._target_` could name (docs/add-a-data-set.md).
         partition, scores, program: functions in the place of ours, as `partition._target_`, `scores._target_` and
             `program._target_` name them (docs/add-a-partition.md, docs/add-a-program.md).
@@ -116,6 +119,8 @@ def simulate(
     if train is not None:
         name = config.name.replace(config.data.name, "own-data")
         config = replace(config, data=replace(config.data, name="own-data"), name=name)
+    if collate is not None and train is None:
+        raise ConfigError("simulate was given collate and no data sets; pass train and test with it")
     if clients is not None:
         if train is None or test is None:
             raise ConfigError("simulate was given clients and no data sets; pass train and test with them")
@@ -138,7 +143,9 @@ def simulate(
     if is_first_process():
         note(folder)
     try:
-        federation = build(config, folder, module=module, train=train, test=test, clients=clients, callbacks=callbacks)
+        federation = build(
+            config, folder, module=module, train=train, test=test, clients=clients, collate=collate, callbacks=callbacks
+        )
         return RunResult(folder, federation.run(), federation)
     except (ConfigError, KeyboardInterrupt):
         withdraw(folder)

@@ -96,7 +96,7 @@ def _class_table(parts: Partition, data: LabelledData) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
     width = max(4, len(str(parts.class_counts.sum(axis=0).max())))
-    for name in data.class_names:  # a long name folds over several lines; a number never does
+    for name in data.strata:  # a long name folds over several lines; a number never does
         table.add_column(name, justify="right", overflow="fold", min_width=width, max_width=max(width, 8))
     rows = [
         (str(client), *both)
@@ -117,14 +117,14 @@ def _number(count: int) -> str:
 def _main_classes_table(parts: Partition, data: LabelledData) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{data.name}: {data.num_classes} classes", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{data.name}: {len(data.strata)} classes", title_justify="left", box=None, pad_edge=False)
     for name in ("client", "train", "test", "classes"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("most frequent (training/test samples)", overflow="fold")
     for client, (counts, test) in enumerate(zip(parts.class_counts, parts.test_class_counts, strict=True)):
         held = int((counts > 0).sum())
         first = np.argsort(-counts, kind="stable")[: min(held, _SHOWN_CLASSES)]
-        shown = ", ".join(f"{data.class_names[label]} {counts[label]}/{test[label]}" for label in first)
+        shown = ", ".join(f"{data.strata[label]} {counts[label]}/{test[label]}" for label in first)
         rest = f", {held - len(first)} more" if held > len(first) else ""
         table.add_row(str(client), str(counts.sum()), str(test.sum()), str(held), shown + rest)
     return table
@@ -140,7 +140,7 @@ def draw_partition(parts: Partition, data: LabelledData, out: Path) -> None:
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
-    clients_across = parts.num_clients >= data.num_classes
+    clients_across = parts.num_clients >= len(data.strata)
     names = ("client", "class") if clients_across else ("class", "client")
     train, test = (
         counts / counts.sum(axis=1, keepdims=True) for counts in (parts.class_counts, parts.test_class_counts)
@@ -159,9 +159,9 @@ def draw_partition(parts: Partition, data: LabelledData, out: Path) -> None:
     axes.set(xlabel=names[0], ylabel=names[1], xlim=(-0.7, width - 0.3), ylim=(height - 0.3, -0.7))
     for axis, name, length in ((axes.xaxis, names[0], width), (axes.yaxis, names[1], height)):
         step = -(-length // 25)
-        labels = data.class_names if name == "class" else [str(client) for client in range(length)]
+        labels = data.strata if name == "class" else [str(client) for client in range(length)]
         axis.set_ticks(range(0, length, step), labels[::step])
-    if max(map(len, data.class_names)) > 2 and not clients_across:
+    if max(map(len, data.strata)) > 2 and not clients_across:
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_title(f"{data.name}: {parts.summary()}\nlargest disc: {largest:.0%} of a client", fontsize=8, loc="left")
     axes.grid(linewidth=0.3, alpha=0.5)

@@ -1,40 +1,70 @@
 """What a run knows of its data: a training and a test pool, and what a model must know to fit them.
 
-Owns: `LabelledData`, the normalisation statistics, and the way from any torch data set to it. Does not own:
-files (sources.py, folder.py) and batches (pool.py).
+Owns: `LabelledData` and the normalisation statistics. Does not own: files (sources.py, folder.py), torch data sets
+(from_torch.py) and batches (pool.py, samples.py).
 """
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.config import ConfigError
 from fedpurin.data.pool import Pool
+from fedpurin.data.samples import Samples
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Both pools on the CPU; `Pool.to` moves one. Class c is called `class_names[c]`."""
+    """Both splits on the CPU; `Samples.to` moves one. Class c is called `class_names[c]`; targets that are no classes
+    have no names."""
 
     name: str
-    train: Pool
-    test: Pool
+    train: Samples
+    test: Samples
     class_names: tuple[str, ...]
     clients: tuple[NDArray[Any], NDArray[Any]] | None = None
     """Whose each training and test sample is, by name; None where the data do not say."""
 
+    padding: int | None = None
+    """The token that was appended to sequences to make them of one length; None where none was."""
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """What a network has to return for a sample: a logit a class, else a number for each of the target's."""
+        labels = self.train.labels
+        return self.num_classes or (1 if labels is None else math.prod(labels.shape[1:]))
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What partitions count samples by: the classes; one stratum where there are none."""
+        return self.class_names or ("samples",)
+
+    def stratum_of(self, split: Samples) -> NDArray[np.int64]:
+        """The stratum of each sample [n] of one of both splits."""
+        if self.class_names and split.labels is not None:
+            return split.labels.cpu().numpy()
+        return np.zeros(split.num_samples, dtype=np.int64)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens, the padding included, where samples are sequences of them; None for other samples."""
+        inputs = [part.inputs for part in (self.train, self.test) if isinstance(part, Pool)]
+        if len(inputs) < 2 or any(part.dtype != torch.int64 or part.dim() != 2 for part in inputs):
+            return None
+        return 1 + max(int(part.max()) for part in inputs)
 
     @property
     def in_channels(self) -> int:
@@ -59,8 +89,11 @@ def labelled_data(
     rotation: float = 0.0,
     crop_padding: int = 0,
     clients: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    padding: int | None = None,
 ) -> LabelledData:
-    """Put (inputs [n, ...], labels [n]) of both splits together; uint8 images are scaled as `normalise` says.
+    """Put (inputs [n, ...], labels [n, ...]) of both splits together; uint8 images are scaled as `normalise` says.
+
+    Without `class_names` the labels are targets that are no classes.
 
     Raises:
         ConfigError: an empty split, labels outside 0 … len(class_names) − 1, or samples of different shapes.
@@ -70,6 +103,8 @@ def labelled_data(
             raise ConfigError(
                 f"data={name}: {len(inputs)} {split} samples with {len(labels)} labels; both need as many, at least one"
             )
+        if not class_names:
+            continue
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(class_names):
             raise ConfigError(
@@ -81,13 +116,18 @@ def labelled_data(
             f"data={name}: training samples are {list(train[0].shape[1:])} {train[0].dtype}, test samples "
             f"{list(test[0].shape[1:])} {test[0].dtype}; they must agree"
         )
+    if train[1].shape[1:] != test[1].shape[1:] or train[1].dtype != test[1].dtype:
+        raise ConfigError(
+            f"data={name}: training targets are {list(train[1].shape[1:])} {train[1].dtype}, test targets "
+            f"{list(test[1].shape[1:])} {test[1].dtype}; they must agree"
+        )
     mean, std = _scaling(train[0], normalise) if train[0].dtype == torch.uint8 else (None, None)
     try:
         pool = Pool(*train, mean=mean, std=std, flip=flip, rotation=rotation, crop_padding=crop_padding)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     plain = replace(pool, inputs=test[0], labels=test[1], flip=False, rotation=0.0, crop_padding=0)
-    return LabelledData(name, pool, plain, tuple(class_names), clients)
+    return LabelledData(name, pool, plain, tuple(class_names), clients, padding)
 
 
 def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:
@@ -111,85 +151,3 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[Float32[Tensor
     deviation = torch.stack(deviations)
     deviation[deviation == 0] = 1
     return torch.stack(means).float(), deviation.float()
-
-
-def from_datasets(
-    train: Any, test: Any, *, name: str = "custom", class_names: Sequence[str] | None = None, **options: Any
-) -> LabelledData:
-    """Turn two torch data sets of (x, y) pairs into pools. Every sample is read once, now.
-
-    x is a tensor, an array or a PIL image, the same shape throughout: uint8 samples are images [C, H, W] or
-    [H, W] and are normalised; floating samples of any
-    shape, and other integers (tokens), are used as they are. A random transform inside the
-    data set is thus drawn once. y is a class number, from 0. `options` are those of `labelled_data`.
-
-    Raises:
-        ConfigError: an empty data set, samples of different shapes, labels that are not class numbers.
-    """
-    splits = {split: _stack(dataset, split) for split, dataset in (("training", train), ("test", test))}
-    if class_names is None:
-        highest = max(int(labels.max()) for _, labels in splits.values())
-        _check_dense([labels for _, labels in splits.values()], highest)
-        class_names = [str(number) for number in range(highest + 1)]
-    return labelled_data(name, splits["training"], splits["test"], class_names, **options)
-
-
-def _check_dense(labels: Sequence[Tensor], highest: int) -> None:
-    """Ids such as 3, 70 and 500 would make a head of 501 outputs; a class or two without samples is only told."""
-    present = torch.unique(torch.cat(list(labels))).tolist()
-    if present[0] < 0 or len(present) == highest + 1:
-        return
-    first = ", ".join(map(str, present[:5])) + (", …" if len(present) > 5 else "")
-    if 2 * len(present) < highest + 1:
-        raise ConfigError(
-            f"the labels are {len(present)} different numbers up to {highest} ({first}); number the classes from 0 to "
-            f"{len(present) - 1}"
-        )
-    warnings.warn(f"{highest + 1 - len(present)} of the classes 0 to {highest} have no sample ({first})", stacklevel=3)
-
-
-def _stack(dataset: Any, split: str) -> tuple[Tensor, Int64[Tensor, " n"]]:
-    """Every sample of a data set as two tensors."""
-    if len(dataset) == 0:
-        raise ConfigError(f"the {split} data set is empty; it needs at least one (x, y) pair")
-    if isinstance(dataset, torch.utils.data.TensorDataset) and len(dataset.tensors) == 2:
-        inputs, labels = dataset.tensors  # no loop over samples that are tensors already
-    else:
-        pairs = [_as_pair(dataset[index], split, index) for index in range(len(dataset))]
-        shapes = {(tuple(x.shape), x.dtype) for x, _ in pairs}
-        if len(shapes) > 1:
-            some = ", ".join(f"{list(shape)} {dtype}" for shape, dtype in sorted(shapes, key=str)[:3])
-            raise ConfigError(
-                f"the {split} data set's samples differ ({some}); resize and convert them to one shape and type"
-            )
-        inputs = torch.stack([x for x, _ in pairs])
-        labels = torch.tensor([y for _, y in pairs])
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
-        raise ConfigError(f"the {split} labels are {list(labels.shape)} {labels.dtype}; they must be class numbers [n]")
-    if inputs.dtype == torch.uint8:
-        inputs = inputs.unsqueeze(1) if inputs.dim() == 3 else inputs
-        if inputs.dim() != 4:
-            raise ConfigError(
-                f"the {split} samples are {list(inputs.shape[1:])} uint8, which stands for images [C, H, W]; "
-                "convert other samples to float32"
-            )
-    elif inputs.is_floating_point():
-        inputs = inputs.float()
-    elif inputs.is_complex():
-        raise ConfigError(f"the {split} samples are {inputs.dtype}; integers or a floating type are possible")
-    else:
-        inputs = inputs.to(torch.int64)  # tokens and other codes
-    return inputs, labels.to(torch.int64)
-
-
-def _as_pair(sample: Any, split: str, index: int) -> tuple[Tensor, int]:
-    try:
-        x, y = sample
-        if hasattr(x, "getbands"):  # a PIL image, without importing PIL for those who have none
-            array = np.array(x)
-            x = torch.from_numpy(array if array.ndim == 2 else array.transpose(2, 0, 1))
-        return torch.as_tensor(x), int(y)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"sample {index} of the {split} data set is no (x, y) pair with a tensor x and a class number y: {error}"
-        ) from None

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from fedpurin.config import ConfigError, DataConfig, PartitionConfig, name_of
-from fedpurin.data.dataset import LabelledData, from_datasets
+from fedpurin.data.dataset import LabelledData
+from fedpurin.data.from_torch import from_datasets
+from fedpurin.data.pool import Pool
 from fedpurin.own import call_own
 from fedpurin.seeding import numpy_generator
 
@@ -24,7 +26,8 @@ Indices = tuple[NDArray[np.int64], ...]
 
 
 def own_data(config: DataConfig, seed: int) -> LabelledData:
-    """What `data._target_` makes: `LabelledData`, or (train, test), each a torch data set or (inputs, labels).
+    """What `data._target_` makes: `LabelledData`, or (train, test), each a torch data set or (inputs, labels), or these two
+    and a collate function.
 
     Offered: `seed`, `generator` (NumPy's, for this seed), and the section's options (`root`, `download`, ...). Of two
     data sets `normalise`, `flip`, `rotation` and `crop_padding` are applied here, as to any other data.
@@ -37,14 +40,14 @@ def own_data(config: DataConfig, seed: int) -> LabelledData:
     if isinstance(made, LabelledData):
         return made
     what = f"data._target_={name_of(config.own['_target_'])}"
-    if not isinstance(made, Sequence) or len(made) != 2:
+    if not isinstance(made, Sequence) or len(made) not in (2, 3) or not all(map(callable, made[2:])):
         raise ConfigError(
-            f"{what} returned {_describe(made)}; LabelledData or (train, test) is possible, each a torch data set of "
-            "(x, y) pairs or (inputs, labels)"
+            f"{what} returned {_describe(made)}; LabelledData or (train, test) is possible, each a torch data set or "
+            "(inputs, labels), and a collate function as a third"
         )
-    train, test = (_dataset(split, f"{what}: {name}") for name, split in zip(("train", "test"), made, strict=True))
+    train, test = (_dataset(split, f"{what}: {name}") for name, split in zip(("train", "test"), made[:2], strict=True))
     return from_datasets(
-        train, test, name=config.name,
+        train, test, name=config.name, collate=made[2] if len(made) > 2 else None, label=config.label,
         normalise=config.normalise, flip=config.flip, rotation=config.rotation, crop_padding=config.crop_padding,
     )  # fmt: skip
 
@@ -54,8 +57,8 @@ def own_partition(config: PartitionConfig, data: LabelledData, seed: int) -> tup
 
     It is called once for the training pool and once for the test pool, each time with a generator in the same state:
     what it draws before it looks at the samples (a client's class proportions) is the same in both. Offered: `labels`
-    [n], `num_clients`, `generator`, `num_classes`, `split` ("train" or "test"), `owners` (whose each sample is, if the
-    data say so), `inputs`, and the section's options.
+    [n] (or targets [n, ...], or None), `num_clients`, `generator`, `num_classes`, `split` ("train" or "test"), `owners`
+    (whose each sample is, if the data say so), `inputs`, and the section's options.
 
     Raises:
         ConfigError: there is no such function, or what it returned is no partition.
@@ -63,12 +66,12 @@ def own_partition(config: PartitionConfig, data: LabelledData, seed: int) -> tup
     parts = []
     for index, (split, pool) in enumerate((("train", data.train), ("test", data.test))):
         offered = {
-            "labels": pool.labels.cpu().numpy(),
+            "labels": None if pool.labels is None else pool.labels.cpu().numpy(),
             "num_classes": data.num_classes,
             "generator": numpy_generator(seed, "partition/custom"),
             "split": split,
             "owners": None if data.clients is None else data.clients[index],
-            "inputs": pool.inputs,
+            "inputs": pool.inputs if isinstance(pool, Pool) else pool,
             **_options(config),
         }
         dealt = call_own("partition", config.own, offered)

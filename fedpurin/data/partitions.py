@@ -37,6 +37,10 @@ TOLERATED_SAMPLES, TOLERATED_SHARE = 2, 0.1
 many samples or this share of the client's test data, whichever is more. Rounding alone stays below one sample."""
 
 
+BY_CLASS = ("dirichlet", "dirichlet_by_class", "pathological")
+"""Rules that need classes; the others count targets of any kind as one stratum."""
+
+
 @dataclass(frozen=True, eq=False)
 class Partition:
     """Client i trains on samples `train[i]` and is tested on `test[i]`: ascending indices into the two pools."""
@@ -44,7 +48,7 @@ class Partition:
     train: tuple[NDArray[np.int64], ...]
     test: tuple[NDArray[np.int64], ...]
     class_counts: Counts
-    """Training samples [clients, classes]."""
+    """Training samples [clients, classes]; one column where targets are no classes."""
     test_class_counts: Counts
     """Test samples [clients, classes]."""
 
@@ -127,16 +131,22 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
     Raises:
         ConfigError: more clients than samples, counts above the pool, or a class rule that the data cannot meet.
     """
-    train_labels, test_labels = data.train.labels.cpu().numpy(), data.test.labels.cpu().numpy()
+    train_labels, test_labels = data.stratum_of(data.train), data.stratum_of(data.test)
+    strata = len(data.strata)
+    if not data.class_names and config.name in BY_CLASS:
+        raise ConfigError(
+            f"partition={config.name} deals by classes, and the targets of data={data.name} are no classes; choose iid, "
+            "natural, file, or a function of your own (partition=custom)"
+        )
     given = {"natural": natural, "file": from_file}
     if config.own or config.name in given:
         indices = own_partition(config, data, seed) if config.own else given[config.name](config, data)
         counted = (
-            np.stack([np.bincount(labels[part], minlength=data.num_classes) for part in parts])
+            np.stack([np.bincount(labels[part], minlength=strata) for part in parts])
             for parts, labels in zip(indices, (train_labels, test_labels), strict=True)
         )
         return Partition(*indices, *counted)
-    pools = _Pools(*(np.bincount(labels, minlength=data.num_classes) for labels in (train_labels, test_labels)))
+    pools = _Pools(*(np.bincount(labels, minlength=strata) for labels in (train_labels, test_labels)))
     _check_sizes(config, int(pools.train.sum()), int(pools.test.sum()))
     if config.name == "dirichlet_by_class":
         generator = numpy_generator(seed, "partition/shares")

@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedpurin.config import Config, ConfigError
+from fedpurin.data.samples import Collated
 from fedpurin.local.client import Client
 from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import Plan, SerialExecutor
@@ -92,6 +93,8 @@ def _step_flops(trainer: LocalTrainer) -> int:
 def _why_not(trainer: LocalTrainer, config: Config, callbacks: Sequence[Any]) -> str | None:
     """What of the module, the options or the callbacks only a serial fit honours."""
     module = trainer.module
+    if isinstance(trainer.train, Collated):
+        return "a collate function makes the batches"
     if config.trainer.precision != "32-true":
         return f"trainer.precision={config.trainer.precision}"
     if configured_optimizer(module) is None:

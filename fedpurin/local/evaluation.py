@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from fedpurin import metrics
 from fedpurin.config import ConfigError
-from fedpurin.data import Pool
+from fedpurin.data import Samples
 
 Items = list[tuple[Any, int]]
 """Logged values, each with the number of samples that it stands for."""
@@ -59,7 +59,7 @@ class Evaluation:
     """Measures the live model with the module's own `validation_step`."""
 
     def __init__(
-        self, fabric: Fabric, module: LightningModule, log: MetricLog, pool: Pool, monitor: str | None
+        self, fabric: Fabric, module: LightningModule, log: MetricLog, pool: Samples, monitor: str | None
     ) -> None:
         self.fabric, self.module, self.log, self.pool, self.monitor = fabric, module, log, pool, monitor
 
@@ -87,7 +87,8 @@ class Evaluation:
         if (self.monitor or metrics.ACCURACY) not in (*values, *names.values()):
             raise ConfigError(
                 f"trainer.monitor={self.monitor}: validation_step of {type(self.module).__name__} logged "
-                f"{sorted(values) or 'nothing'}; log 'accuracy' there, or name the metric with trainer.monitor"
+                f"{sorted(values) or 'nothing'}; log 'accuracy' there, or name the value that the run is judged by: "
+                "trainer.monitor=NAME, and trainer.monitor_mode=min where less is better"
             )
         return {names[name]: value for name, value in values.items()}
 

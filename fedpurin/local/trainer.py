@@ -20,9 +20,10 @@ from jaxtyping import Float32
 from lightning import Fabric, LightningModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from fedpurin.config import ConfigError
-from fedpurin.data import Pool
+from fedpurin.data import Samples
 from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.counters import counters_of
@@ -49,8 +50,8 @@ class LocalTrainer:
         module: LightningModule,
         space: ParameterSpace,
         *,
-        train: Pool,
-        test: Pool,
+        train: Samples,
+        test: Samples,
         seed: int,
         local_epochs: int,
         batch_size: int,
@@ -280,5 +281,5 @@ def loss_of(output: Any) -> Tensor:
 
 
 def length_of(batch: Any) -> int:
-    """Number of samples in a batch."""
-    return len(batch[0]) if isinstance(batch, list | tuple) else len(batch)
+    """Number of samples in a batch of any structure."""
+    return len(pytree.tree_leaves(batch)[0])

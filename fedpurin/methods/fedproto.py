@@ -10,7 +10,7 @@ unweighted, as in the authors' code and PFLlib. Every accuracy is the classifier
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -30,6 +30,8 @@ from fedpurin.space import Layout, ParameterSpace, Roles, pack_mask, unpack_mask
 class FedProto(Method):
     """Local training towards common class means; `extra["prototypes"]` holds those that a client received last."""
 
+    needs_classes: ClassVar[bool] = True
+
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """λ, strength of the pull; the paper takes 1 on MNIST and CIFAR-10, 0.1 on CIFAR-100."""
 
@@ -48,8 +50,6 @@ class FedProto(Method):
         require_head(self, space)
 
     def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
-        if client.class_counts is None:
-            raise ConfigError("method=FedProto needs classes, and these labels are no class numbers")
         for name in ("prototype_sums", "prototype_counts"):
             client.buffers[name].zero_()
         if "prototypes" not in client.extra:

@@ -11,14 +11,13 @@ Every accuracy is that of g + p: `personalized` with the client's own θ and ψ,
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning import LightningModule
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpurin.config import ConfigError
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, mix_in, require_head
@@ -29,6 +28,8 @@ from fedpurin.space import ParameterSpace, Roles, Segment
 @dataclass(kw_only=True, config=OPTIONS)
 class FedRoD(FedAvg):
     """FedAvg of all but the personal head, which starts as a copy of the generic one."""
+
+    needs_classes: ClassVar[bool] = True
 
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """γ, exponent of the class counts; 0 is plain cross-entropy."""
@@ -48,8 +49,7 @@ class FedRoD(FedAvg):
         require_head(self, space)
 
     def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
-        if client.class_counts is None:
-            raise ConfigError("method=FedRoD balances classes, and these labels are no class numbers")
+        assert client.class_counts is not None, "needs_classes"
         counts = client.class_counts.float()
         log_prior = torch.where(counts > 0, self.gamma * counts.clamp(min=1).log(), -torch.inf)
         return (LocalFit(values={"log_prior": log_prior}),)

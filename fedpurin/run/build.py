@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError
-from fedpurin.data import from_datasets, load, owned, partition
+from fedpurin.data import LabelledData, Pool, from_datasets, load, owned, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
@@ -49,6 +49,7 @@ def build(
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     clients: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Federation:
     """Make every part of one run on this rank. The run folder is locked until the run ends, or this fails.
@@ -56,8 +57,9 @@ def build(
     Args:
         module: the client's LightningModule, or a plain network; None builds `config.model`. Every client starts from
             the weights of a copy; the object itself stays as it is.
-        train, test: data sets of (x, y) pairs; None loads `config.data`.
+        train, test: data sets of (x, y) pairs or other samples; None loads `config.data`.
         clients: whose each training and test sample is, for partition=natural.
+        collate: makes a batch of a list of their samples, where those differ in shape.
         callbacks: further callbacks after the configured ones.
 
     Raises:
@@ -69,7 +71,7 @@ def build(
         if is_first_process():
             lock.acquire()
             check_folder(config, run_dir)
-        federation = _assemble(config, run_dir, lock, module, train, test, clients, callbacks)
+        federation = _assemble(config, run_dir, lock, module, train, test, clients, collate, callbacks)
         undo.pop_all()
     return federation
 
@@ -82,6 +84,7 @@ def _assemble(
     train: Dataset[Any] | None,
     test: Dataset[Any] | None,
     owners: tuple[Sequence[Any], Sequence[Any]] | None,
+    collate: Callable[[list[Any]], Any] | None,
     callbacks: Sequence[Any],
 ) -> Federation:
     method = make_method(config.method)
@@ -108,20 +111,27 @@ def _assemble(
         given, lacking = ("train", "test") if test is None else ("test", "train")
         raise ConfigError(f"simulate was given {given} and no {lacking}; pass both data sets, or none for `data`'s")
     with fabric.rank_zero_first(local=True):  # one process of a node downloads or unpacks, the others find it done
-        data = load(config.data, config.seed) if train is None or test is None else from_datasets(train, test)
+        if train is None or test is None:
+            data = load(config.data, config.seed)
+        else:
+            data = from_datasets(train, test, collate=collate, label=config.data.label)
     data = data if owners is None else owned(data, owners)
     parts = partition(config.partition, data, config.seed)
+    if method.needs_classes:
+        _check_classes(method, data)
     checkpointer.data = describe_data(data, parts)
-    recorder.partition = (data.class_names, parts.class_counts, parts.test_class_counts)
+    recorder.partition = (data.strata, parts.class_counts, parts.test_class_counts)
 
     seed_global(config.seed, "weights")
     if module is not None:
         module = client_module(module, of_user=True)
     else:
         shape = {
-            "num_classes": data.num_classes,
+            "num_classes": data.num_outputs,
             "in_channels": data.in_channels,
             "image_size": data.image_size,
+            "vocabulary": data.vocabulary,
+            "padding": data.padding,
         }
         module = make_module(config.model, shape)
     complete(module, data.train)
@@ -172,6 +182,14 @@ def _assemble(
     )
 
 
+def _check_classes(method: Method, data: LabelledData) -> None:
+    name = type(method).__name__
+    if not isinstance(data.train, Pool):
+        raise ConfigError(f"method={name} reads batches (x, y), and the samples of data={data.name} are no such pairs")
+    if not data.class_names:
+        raise ConfigError(f"method={name} needs classes, and the targets of these data are no class numbers")
+
+
 def make_method(options: Mapping[str, Any]) -> Method:
     """The method that `method._target_` names, with its options checked by its own class."""
     method = make(options, "method")
@@ -183,7 +201,8 @@ def make_method(options: Mapping[str, Any]) -> Method:
 def make_module(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> LightningModule:
     """The LightningModule that `model._target_` names; a plain network becomes the backbone of a classifier.
 
-    `shape` (num_classes, in_channels, image_size) fills the parameters of these names that the options leave open.
+    `shape` (num_classes, in_channels, image_size, vocabulary, padding) fills the parameters of these names that the
+    options leave open.
     """
     return client_module(make(_with_shape(options, shape), "model"), of_user=False)
 

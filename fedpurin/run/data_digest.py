@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedpurin.config import ConfigError
-from fedpurin.data import LabelledData, Partition, Pool
+from fedpurin.data import LabelledData, Partition, Pool, Samples
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +72,21 @@ def check_data(run_dir: Path, began: Mapping[str, Any] | None, now: Mapping[str,
         )
 
 
-def _describe_pool(pool: Pool) -> dict[str, Any]:
+def _describe_pool(pool: Samples) -> dict[str, Any]:
+    if not isinstance(pool, Pool):
+        return {
+            "samples": pool.num_samples,
+            "shape": list(pool.sample_shape),
+            "dtype": pool.dtype_name,
+            "labels": _digest([] if pool.labels is None else [pool.labels]),
+            "inputs": _digest(pool.tensors()),
+        }
     sample_bytes = max(1, pool.inputs[0].numel() * pool.inputs.element_size())
     distance = -(-pool.num_samples * sample_bytes // SAMPLED_BYTES)
     return {
         "samples": pool.num_samples,
         "shape": list(pool.sample_shape),
-        "dtype": str(pool.inputs.dtype).removeprefix("torch."),
+        "dtype": pool.dtype_name,
         "labels": _digest([pool.labels]),
         "inputs": _digest([pool.inputs[:: max(1, distance)]]),
     }

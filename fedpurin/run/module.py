@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedpurin.config import ConfigError
-from fedpurin.data import Pool
+from fedpurin.data import Samples
 from fedpurin.local.counters import counting
 from fedpurin.local.hooks import NOT_CALLED, STEPS, overridden, takes_batch_index, without_index
 from fedpurin.local.optimizer import configured
@@ -67,7 +67,7 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
     return module
 
 
-def complete(module: LightningModule, pool: Pool) -> None:
+def complete(module: LightningModule, pool: Samples) -> None:
     """Have the module make all of its layers: its own hooks do, and a batch gives lazy layers their shapes.
 
     Raises:
@@ -95,7 +95,7 @@ def complete(module: LightningModule, pool: Pool) -> None:
             )
 
 
-def check_fit(module: LightningModule, train: Pool, test: Pool) -> None:
+def check_fit(module: LightningModule, train: Samples, test: Samples) -> None:
     """Try one small step of either kind without effect, so that a model that cannot take these data is named at once.
 
     Raises:
@@ -104,7 +104,7 @@ def check_fit(module: LightningModule, train: Pool, test: Pool) -> None:
     _try(module, train, test)
 
 
-def _try(module: LightningModule, train: Pool, test: Pool | None = None, count: int = TRIAL_SAMPLES) -> None:
+def _try(module: LightningModule, train: Samples, test: Samples | None = None, count: int = TRIAL_SAMPLES) -> None:
     trial, state = module, None
     try:
         trial = copy.deepcopy(module)
@@ -135,7 +135,7 @@ def check_optimizers(module: LightningModule) -> None:
         raise ConfigError(f"{what}: {one_line(error).removeprefix('ValueError: ')}") from error
 
 
-def check_single_samples(module: LightningModule, pool: Pool, sizes: Sequence[int], batch_size: int) -> None:
+def check_single_samples(module: LightningModule, pool: Samples, sizes: Sequence[int], batch_size: int) -> None:
     """Batches of one sample: batch normalisation has no statistics there, unless feature maps are larger than a pixel."""
     alone = [str(client) for client, size in enumerate(sizes) if size == 1]
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
@@ -158,7 +158,7 @@ def one_line(error: BaseException) -> str:
     return text if len(text) < 300 else text[:297] + "…"
 
 
-def _step(module: LightningModule, step: str, pool: Pool, count: int = TRIAL_SAMPLES) -> Any:
+def _step(module: LightningModule, step: str, pool: Samples, count: int = TRIAL_SAMPLES) -> Any:
     count = min(count, pool.num_samples)
     batch = next(iter(pool.batches(torch.arange(count), count)))
     try:

@@ -45,7 +45,13 @@ CLIENT_COLUMNS = (
     "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",
     "network/seconds", "fit/seconds",
 )  # fmt: skip
-LOGGED = ("loss/train", "accuracy/personalized", "accuracy/merged", "bytes/up", "bytes/down", "round/seconds")
+LOGGED = (
+    "loss/train",
+    *(f"{ACCURACY}/{v}" for v in ("personalized", "merged")),
+    "bytes/up",
+    "bytes/down",
+    "round/seconds",
+)
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
 """What is kept of every start of a run that was interrupted."""
@@ -89,7 +95,10 @@ class RunFolder:
         """The table's columns, with those that callbacks add behind ours; a new one is added to earlier rows, empty."""
         added = {name: None for row in rows for name in row if name not in CLIENT_COLUMNS}
         if not clients.exists():
-            columns = [*CLIENT_COLUMNS, *added]
+            is_measured = any(name.startswith("test/") for name in added) and not any(
+                name.startswith(f"{ACCURACY}/") for row in rows for name in row
+            )  # by something that is no accuracy
+            columns = [n for n in CLIENT_COLUMNS if not (is_measured and n.startswith(f"{ACCURACY}/"))] + [*added]
             earlier: list[dict[str, str]] = []
         else:
             with clients.open(newline="") as file:
@@ -172,7 +181,7 @@ class Recorder(RunCallback):
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)
-        log.info("round %d: %s", record["round"] + 1, json.dumps({name: record.get(name) for name in LOGGED}))
+        log.info("round %d: %s", record["round"] + 1, json.dumps(_for_log(record)))
 
     def on_run_end(self, federation: Federation) -> None:
         if federation.processes.rank == 0:
@@ -192,6 +201,13 @@ class Recorder(RunCallback):
             self.folder.fail(status, error, rounds=len(federation.history))
 
 
+def _for_log(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in a line; all that is measured of the clients' own models where that is no accuracy."""
+    names = [name for name in record if name.startswith("test/") and name.endswith("/personalized")]
+    is_accuracy = f"{ACCURACY}/personalized" in record or not names
+    return {name: record[name] for name in (*LOGGED, *(() if is_accuracy else names)) if name in record}
+
+
 def summarise_run(federation: Federation) -> dict[str, Any]:
     """Final metrics of a run: the last record, the best accuracies, cumulative bytes against dense exchange."""
     history = federation.history
@@ -199,7 +215,8 @@ def summarise_run(federation: Federation) -> dict[str, Any]:
     head = headline(trainer.monitor, last)
     best = {
         f"best/{name}": max((record[name] for record in history if record.get(name) is not None), default=None)
-        for name in ("accuracy/personalized", "accuracy/sparse", "accuracy/merged")
+        for name in (f"{ACCURACY}/{variant}" for variant in VARIANTS)
+        if any(name in record for record in history)
     }
     for name in (f"{head}/{variant}" for variant in VARIANTS if head != ACCURACY):
         values = [record[name] for record in history if record.get(name) is not None]

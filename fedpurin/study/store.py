@@ -120,7 +120,7 @@ def data_version(options: Sequence[str]) -> str:
     data = load(config.data, 0)
     digest = hashlib.sha256()
     for pool in (data.train, data.test):
-        for tensor in (pool.inputs, pool.labels):
+        for tensor in pool.tensors():
             digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:LENGTH]

@@ -83,7 +83,13 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
         (Pairs([(torch.zeros(1), 0), (torch.zeros(2), 0)]), Pairs([(torch.zeros(1), 0)]), "samples differ"),
         (Pairs([(torch.zeros(1), 0)]), Pairs([(torch.zeros(2), 0)]), "must agree"),
         (Pairs([(torch.zeros(1), -1)]), Pairs([(torch.zeros(1), 0)]), "labels run from -1"),
-        (Pairs([(torch.zeros(1), 0, 0)]), Pairs([(torch.zeros(1), 0)]), r"no \(x, y\) pair"),
+        (Pairs([(torch.zeros(1), 0, 0)]), Pairs([(torch.zeros(1), 0)]), "different structure; they must agree"),
+        (
+            Pairs([(torch.zeros(1), "cat")]),
+            Pairs([(torch.zeros(1), 0)]),
+            "sample 0 of the training data set holds a str",
+        ),
+        (iter(()), Pairs([(torch.zeros(1), 0)]), "it needs a length and samples by number"),
         (Pairs([(torch.zeros(1, dtype=torch.complex64), 0)]), Pairs([(torch.zeros(1), 0)]), "complex64; integers"),
         (
             Pairs([(torch.zeros(1), n) for n in (3, 70, 500)]),
@@ -91,7 +97,11 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
             "3 different numbers up to 500",
         ),
         (Pairs([(torch.zeros(1, dtype=torch.uint8), 0)]), Pairs([(torch.zeros(1), 0)]), "stands for images"),
-        (TensorDataset(torch.zeros(2, 1), torch.zeros(2)), Pairs([(torch.zeros(1), 0)]), "must be class numbers"),
+        (
+            TensorDataset(torch.zeros(2, 1), torch.zeros(2)),
+            Pairs([(torch.zeros(1), 0)]),
+            r"test targets \[\] torch.int64",
+        ),
     ],
 )
 def test_mistakes_are_named(train: Any, test: Any, message: str) -> None:
