@@ -252,6 +252,16 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class ClientsConfig:
+    """Where clients' models lie between their rounds. The results do not depend on it."""
+
+    store: Literal["device", "cpu", "disk"] = "device"
+    """device: where they are trained; cpu: a GPU's idle clients in the host's memory; disk: in files, as memory maps."""
+    folder: str | None = None
+    """Folder of those files, on a disk of the node; None: TMPDIR. They have no names and vanish with the process."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class CheckpointConfig:
     """When the state of a run is saved and how much of it is kept."""
 
@@ -282,6 +292,7 @@ class Config:
     program: ProgramConfig = ProgramConfig()
     exchange: ExchangeConfig = ExchangeConfig()
     network: Annotated[NetworkConfig | None, Changes.RECORD] = None
+    clients: Annotated[ClientsConfig, Changes.NOTHING] = ClientsConfig()
     checkpoint: Annotated[CheckpointConfig, Changes.NOTHING] = CheckpointConfig()
     callbacks: Annotated[
         dict[str, Any], Changes.RECORD, Part("progress", Changes.NOTHING), Part("mask_statistics", Changes.NOTHING)

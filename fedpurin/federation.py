@@ -26,6 +26,7 @@ from fedpurin.exchange.network import Link, client_seconds, round_seconds
 from fedpurin.hooks import MaskProvider, RunCallback
 from fedpurin.local.client import Client, FitResult
 from fedpurin.local.executor import SerialExecutor
+from fedpurin.local.store import DeviceStore
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method, Round
 from fedpurin.metrics import VARIANTS
@@ -46,7 +47,8 @@ class Federation:
     `clients` are this rank's own; `num_train` counts every client's training samples; `links` are the clients'
     simulated ones, where there is a link model; `history` is every round's record so far (filled on rank 0);
     `moved_bytes` is what the simulator itself moved between ranks, known when the run has ended. `masks`
-    solves the programs of methods that need masks. `fedpurin/hooks.py` declares the hooks that callbacks may have.
+    solves the programs of methods that need masks; `store` keeps the clients that take no part.
+    `fedpurin/hooks.py` declares the hooks that callbacks may have.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Federation:
     clients: dict[int, Client]
     num_train: Mapping[int, int]
     masks: MaskProvider | None = None
+    store: DeviceStore = field(default_factory=DeviceStore)
     links: Sequence[Link] = ()
     first_round: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -88,6 +91,8 @@ class Federation:
 
         # Who takes part.
         chosen = self._round(number, self._sample(number))
+        self.store.fetch(chosen.clients)
+        self.store.prefetch(self._next(number))
         self._call("on_round_start", round=chosen)
         self.exchange.begin_round(number, chosen.ids)
         self.method.begin(chosen, self.exchange, self.trainer.space.shared)
@@ -125,6 +130,7 @@ class Federation:
                 with self._stage("merged evaluation", block, number):
                     self._evaluate(block, "merged")
 
+        self.store.put_back(chosen.clients)
         self._record(round, fits, figures, time.perf_counter() - start)
 
     def _sample(self, number: int) -> list[int]:
@@ -139,6 +145,12 @@ class Federation:
         own = [self.clients[id] for id in ids if id in self.clients]
         num_train = {id: self.num_train[id] for id in ids}
         return Round(number, self.config.partition.num_clients, tuple(ids), num_train, own, self.config.seed)
+
+    def _next(self, number: int) -> list[Client]:
+        """Own participants of the round after this one."""
+        if number + 1 == self.config.trainer.rounds:
+            return []
+        return [self.clients[id] for id in self._sample(number + 1) if id in self.clients]
 
     def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
         """Agree over all ranks on who goes on, and name the others."""

@@ -24,8 +24,8 @@ def test_marks_are_found_in_sections_unions_and_mappings() -> None:
 def test_a_run_may_go_on_under_what_changes_no_bit() -> None:
     assert set(FREE) == {
         "trainer.rounds", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "exchange.bucket_mib",
-        "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "checkpoint", "callbacks.progress",
-        "callbacks.mask_statistics", "logger", "resume", "name", "tags", "choices",
+        "exchange.timeout_seconds", "program.overlap", "data.root", "data.download", "clients", "checkpoint",
+        "callbacks.progress",        "callbacks.mask_statistics", "logger", "resume", "name", "tags", "choices",
     }  # fmt: skip
     assert is_free("checkpoint.every")
     assert not is_free("trainer.threads")  # other bits

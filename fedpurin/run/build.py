@@ -25,6 +25,8 @@ from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
 from fedpurin.local.choice import choose_executor
+from fedpurin.local.store import make_store
+from fedpurin.local.store import remark as store_remark
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
@@ -163,16 +165,27 @@ def _assemble(
         log.info("local fits: %s", why)
         for line in remarks(module, listeners):
             log.warning(line)
+        if (about_store := store_remark(config.clients, fabric.device)) is not None:
+            log.warning(about_store)
     own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
-    clients = {
-        id: trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id])) for id in own
-    }
+    store = make_store(
+        config.clients,
+        fabric.device,
+        num_clients=-(-config.partition.num_clients // config.trainer.num_nodes),
+        num_bytes=trainer.vector.nbytes,
+    )
+    clients = {}
+    for id in own:
+        client = trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id]))
+        store.put_back([client])
+        clients[id] = client
     return Federation(
         config=config,
         method=method,
         trainer=trainer,
         executor=executor,
         masks=providers[0] if method.needs_masks else None,
+        store=store,
         exchange=Exchange(config.exchange, space.shared, processes, Ledger()),
         processes=processes,
         run_dir=run_dir,

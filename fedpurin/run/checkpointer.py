@@ -230,15 +230,15 @@ def check_state(federation: Federation, state: Mapping[str, Any]) -> None:
 def restore(federation: Federation, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
     """The inverse of `collect` for this rank's clients."""
     torch.set_num_threads(state["threads"])  # convolutions split their sums by threads, on whatever machine
-    own = list(federation.clients.values())
+    own, device = list(federation.clients.values()), federation.trainer.vector.device
     for start in range(0, len(own), CLIENTS_AT_ONCE):
         batch = {f"client/{client.id}/": client for client in own[start : start + CLIENTS_AT_ONCE]}
         tensors = checkpoint.read_tensors(lambda key, batch=batch: key[: key.find("/", 7) + 1] in batch)  # type: ignore[misc]
         for client in batch.values():
-            restore_client(client, tensors, state["metrics"].get(str(client.id), {}))
+            restore_client(client, tensors, state["metrics"].get(str(client.id), {}), device)
             client.epochs, client.steps = state.get("counts", {}).get(str(client.id), (0, 0))
+        federation.store.put_back(batch.values())
     kept = checkpoint.read_tensors(lambda key: key.startswith("method/"))
-    device = federation.trainer.vector.device
     federation.method.load_state_dict(
         join_tensors(state["method"], {key: value.to(device) for key, value in kept.items()})
     )
@@ -259,9 +259,11 @@ def client_tensors(client: Client) -> dict[str, Tensor]:
     return tensors | {f"{prefix}/extra/{name}": value for name, value in client.extra.items()}
 
 
-def restore_client(client: Client, tensors: Mapping[str, Tensor], metrics: Mapping[str, float]) -> None:
+def restore_client(
+    client: Client, tensors: Mapping[str, Tensor], metrics: Mapping[str, float], device: torch.device
+) -> None:
     """Put a client's tensors and metrics back."""
-    prefix, device = f"client/{client.id}", client.vector.device
+    prefix = f"client/{client.id}"
     client.vector.copy_(tensors[f"{prefix}/vector"])
     if client.buffers:
         sizes = [buffer.numel() * buffer.element_size() for buffer in client.buffers.values()]

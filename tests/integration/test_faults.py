@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import fedpurin
 from fedpurin import ConfigError
+from fedpurin.local.client import Client
+from fedpurin.local.store import DiskStore
 from fedpurin.run.checkpoint import find_all
 from tests.integration.test_resume import CLI, assert_same, assert_same_folders
 from tests.methods.tiny import simulate
@@ -72,6 +75,13 @@ def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tm
         simulate(disk / "run", *OPTIONS, callbacks=[Fills()])
     (disk / "filler").unlink()
     assert_same(whole, simulate(disk / "run", *OPTIONS, "resume=auto"))
+
+
+def test_a_disk_of_clients_that_fills_up_is_named(disk: Path) -> None:
+    fill(disk)
+    none = torch.empty(0, dtype=torch.int64)
+    with pytest.raises(OSError, match=r"clients\.store=disk: No space left on device for 4 MB more"):
+        DiskStore(torch.device("cpu"), disk).put_back([Client(0, torch.zeros(1_000_000), {}, none, none)])
 
 
 def test_a_read_only_folder_is_named(disk: Path) -> None:

@@ -124,7 +124,9 @@ def test_a_client_comes_back_bit_for_bit() -> None:
     )  # fmt: skip
     blank = {name: torch.zeros_like(value) for name, value in buffers.items()}
     other = Client(4, torch.zeros(16), blank, indices, indices)
-    restore_client(other, {**client_tensors(client), "client/40/extra/x": torch.ones(1)}, client.metrics)
+    restore_client(
+        other, {**client_tensors(client), "client/40/extra/x": torch.ones(1)}, client.metrics, torch.device("cpu")
+    )
     assert torch.equal(other.vector, client.vector)
     assert all(torch.equal(other.buffers[name], value) for name, value in buffers.items())
     assert other.mask is not None

@@ -1,0 +1,112 @@
+"""Idle clients elsewhere: the same bits, the files' space, and what is refused before training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedpurin.config import ClientsConfig, ConfigError
+from fedpurin.federation import Federation
+from fedpurin.local import store
+from fedpurin.local.client import Client
+from fedpurin.local.store import DeviceStore, DiskStore, HostStore, make_store, remark
+from fedpurin.run.build import build
+from tests.methods.tiny import TEST, TRAIN, Tiny, composed
+
+CPU = torch.device("cpu")
+
+
+def client(value: float = 1.0, length: int = 20_000) -> Client:
+    none = torch.empty(0, dtype=torch.int64)
+    return Client(7, torch.full((length,), value), {}, none, none)
+
+
+def run(run_dir: Path, method: str, kind: str, rounds: int = 3, *, resume: str = "never") -> Federation:
+    config = composed(method)
+    trainer = replace(config.trainer, clients_per_round=2, rounds=rounds, executor="serial")
+    checkpoint = replace(config.checkpoint, every=1)
+    config = replace(
+        config, trainer=trainer, checkpoint=checkpoint, clients=ClientsConfig(store=kind), resume=resume  # type: ignore[arg-type]
+    )  # fmt: skip
+    federation = build(config, run_dir, module=Tiny(), train=TRAIN, test=TEST)
+    federation.run()
+    return federation
+
+
+@pytest.mark.parametrize("method", ["fedpurin", "ditto", "fedavg"])
+def test_clients_on_disk_learn_the_same_bits(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SMALL_BYTES", 0)
+    kept, mapped = run(tmp_path / "device", method, "device"), run(tmp_path / "disk", method, "disk")
+    assert isinstance(mapped.store, DiskStore)
+    for id, one in kept.clients.items():
+        other = mapped.clients[id]
+        assert torch.equal(one.vector, other.vector)
+        assert other.vector.data_ptr() == mapped.store._maps[id, "vector"][1].data_ptr()
+        assert one.extra.keys() == other.extra.keys()
+        assert all(torch.equal(vector, other.extra[name]) for name, vector in one.extra.items())
+
+
+def test_a_run_may_go_on_with_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SMALL_BYTES", 0)
+    whole = run(tmp_path / "whole", "ditto", "device")
+    run(tmp_path / "parts", "ditto", "device", rounds=1)
+    resumed = run(tmp_path / "parts", "ditto", "disk", resume="auto")
+    assert resumed.first_round == 1
+    assert all(torch.equal(one.vector, resumed.clients[id].vector) for id, one in whole.clients.items())
+    assert {name for _, name in resumed.store._maps} == {"vector", "global"}  # type: ignore[attr-defined]
+
+
+def test_what_is_put_back_is_in_its_file_and_survives_that_its_pages_leave(tmp_path: Path) -> None:
+    disk, one = DiskStore(CPU, tmp_path), client()
+    disk.put_back([one])
+    one.vector[3] = 5.0  # a client trains in its map
+    one.extra["global"] = torch.full((20_000,), 2.0)
+    one.extra["control"] = torch.zeros(4)
+    disk.put_back([one])
+    disk.prefetch([one])
+    disk.fetch([one])
+    assert one.vector[:5].tolist() == [1.0, 1.0, 1.0, 5.0, 1.0]
+    assert one.extra["global"].data_ptr() == disk._maps[7, "global"][1].data_ptr()
+    assert set(disk._maps) == {(7, "vector"), (7, "global")}  # the small one stays in memory
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind, however the process ends
+    one.vector = torch.full((30_000,), 3.0)  # another size: another file
+    disk.put_back([one])
+    assert one.vector.shape == (30_000,)
+    assert float(one.vector.sum()) == 90_000.0
+
+
+def test_a_store_that_has_no_place_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clients.store=disk needs 1000.00 GB for 1000 clients and .* GB left"):
+        make_store(ClientsConfig(store="disk", folder=str(tmp_path)), CPU, num_clients=1000, num_bytes=10**9)
+    with pytest.raises(ConfigError, match=r"clients.folder=.*nowhere is not a folder"):
+        make_store(ClientsConfig(store="disk", folder=str(tmp_path / "nowhere")), CPU, num_clients=1, num_bytes=8)
+
+
+def test_options_without_effect_are_named() -> None:
+    assert type(make_store(ClientsConfig(store="cpu"), CPU, num_clients=1, num_bytes=8)) is DeviceStore
+    assert remark(ClientsConfig(), CPU) is None
+    assert remark(ClientsConfig(store="cpu"), CPU) == "clients.store=cpu changes nothing on a CPU (disk does)"
+    line = remark(ClientsConfig(folder="/x"), CPU)
+    assert line == "clients.folder=/x has no effect: clients.store=device does not read it (disk does)"
+
+
+@pytest.mark.skipif(not store._is_memory(Path("/dev/shm")), reason="/dev/shm is no tmpfs here")
+def test_a_folder_in_memory_is_no_disk() -> None:
+    line = remark(ClientsConfig(store="disk", folder="/dev/shm"), CPU)
+    assert line == "clients.store=disk: /dev/shm lies in memory (tmpfs); name a folder of a disk with clients.folder"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["cpu", "disk"])
+def test_idle_clients_of_a_gpu_lie_on_the_host(kind: str, tmp_path: Path) -> None:
+    device, one = torch.device("cuda"), client()
+    one.vector = one.vector.to(device)
+    places = HostStore(device) if kind == "cpu" else DiskStore(device, tmp_path)
+    places.put_back([one])
+    assert one.vector.device.type == "cpu"
+    places.fetch([one])
+    assert one.vector.is_cuda
+    assert float(one.vector.sum()) == 20_000.0
