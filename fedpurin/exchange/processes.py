@@ -40,7 +40,9 @@ class Processes:
     def __init__(self, device: torch.device | str = "cpu", timeout_seconds: float = 600.0) -> None:
         self.device = torch.device(device)
         self.moved_bytes = 0
-        self.block = 1  # consecutive client ids that live on one rank, because they are fitted together
+        self.block = 1
+        """Consecutive client ids that live on one rank, because they are fitted together."""
+        self._homes: list[int] = []
         self.timeout_seconds = timeout_seconds
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
@@ -54,9 +56,24 @@ class Processes:
             self._data = self._control if self.device.type == "cpu" else dist.new_group(timeout=timeout)
             self._heartbeat = Heartbeat(self.rank, self.size)
 
+    def place(self, costs: Sequence[float], block: int = 1) -> None:
+        """Decide where clients live, by what a round of each costs: the same on every rank, whatever is asked first.
+
+        Blocks of consecutive ids go to ranks, the costliest first, each to the rank that has least so far. So clients of
+        equal cost go round by round, and no rank has more than the least loaded one by more than one block.
+        """
+        self.block = block
+        blocks = [sum(costs[first : first + block]) for first in range(0, len(costs), block)]
+        loads, self._homes = [0.0] * self.size, [0] * len(blocks)
+        for number in sorted(range(len(blocks)), key=lambda number: -blocks[number]):
+            rank = loads.index(min(loads))
+            self._homes[number] = rank
+            loads[rank] += blocks[number]
+
     def owner(self, client: int) -> int:
         """The rank on which a client lives."""
-        return client // self.block % self.size
+        number = client // self.block
+        return self._homes[number] if self._homes else number % self.size
 
     def owned(self, clients: Sequence[int]) -> list[int]:
         """Those of `clients` that live on this rank, in the given order."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributed import distributed_c10d
 
 from fedpurin.exchange import Processes, heartbeat
@@ -112,3 +114,36 @@ def test_a_silent_store_means_that_rank_0_is_lost(rank: int, lost: list[int], mo
     assert signs.find_lost() == lost
     store.serving.set()
     signs.stop()
+
+
+def of_size(size: int) -> Processes:
+    processes = Processes()
+    processes.size = size
+    return processes
+
+
+def test_clients_of_equal_cost_go_round_by_round() -> None:
+    processes = of_size(3)
+    assert [processes.owner(client) for client in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    processes.place([5.0] * 7)
+    assert [processes.owner(client) for client in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    processes.place([5.0] * 7, block=2)  # blocks 01 23 45 6
+    assert [processes.owner(client) for client in range(7)] == [0, 0, 1, 1, 2, 2, 0]
+
+
+def test_the_costliest_clients_are_placed_first() -> None:
+    processes = of_size(2)
+    processes.place([1.0, 9.0, 4.0, 4.0, 2.0])
+    assert [processes.owner(client) for client in range(5)] == [0, 0, 1, 1, 1]  # 10 and 10
+    processes.place([1.0, 9.0, 4.0, 4.0, 2.0], block=2)  # blocks of 10, 8 and 2
+    assert [processes.owner(client) for client in range(5)] == [0, 0, 1, 1, 1]
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=60), st.integers(1, 5), st.integers(1, 4))
+def test_no_rank_has_more_than_the_least_loaded_by_more_than_a_block(costs: list[int], size: int, block: int) -> None:
+    processes = of_size(size)
+    processes.place(costs, block)
+    loads = [sum(c for client, c in enumerate(costs) if processes.owner(client) == rank) for rank in range(size)]
+    blocks = [sum(costs[first : first + block]) for first in range(0, len(costs), block)]
+    assert max(loads) - min(loads) <= max(blocks)
+    assert all(processes.owner(a) == processes.owner(b) for a in range(len(costs)) for b in (a // block * block,))
