@@ -58,7 +58,9 @@ class DataConfig:
     root: Annotated[str | None, Changes.NOTHING] = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
     label: str = "label"
-    """Column of the class (data=table)."""
+    """Column of the class or target (data=table); its key in samples that are mappings."""
+    target: Literal["classes", "numbers"] = "classes"
+    """What the targets are: any labels, or numbers to be predicted (arrays, table, huggingface)."""
     client: str | None = None
     """Column that says whose a row is (data=table, for partition=natural)."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2

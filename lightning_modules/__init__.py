@@ -8,6 +8,7 @@ from lightning_modules.interpolating import Interpolating
 from lightning_modules.meta import Adapting, Enveloping
 from lightning_modules.prototyping import Prototyping
 from lightning_modules.proximal import Proximal
+from lightning_modules.regressor import Regressor
 from lightning_modules.two_headed import TwoHeaded
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Interpolating",
     "Prototyping",
     "Proximal",
+    "Regressor",
     "TwoHeaded",
 ]

@@ -1,4 +1,5 @@
-"""Folders of images, `<root>/{train,test}/<class>/**`: grey and colour, of any sizes, mixed.
+"""Folders of images, `<root>/{train,test}/<class>/**`, or the same for each client, `<root>/<client>/{train,test}/<class>/**`:
+grey and colour, of any sizes, mixed.
 
 Owns: the folder's rules and the decoding of its files. Does not own: what a size or channel option does to an
 image (images.py).
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,13 +24,26 @@ from fedpurin.data.images import to_square, with_channels
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_LAYOUT = "<root>/{train,test}/<class>/*.{jpg,png,…}"
+_LAYOUT = "<root>/{train,test}/<class>/*.{jpg,png,…}, or <root>/<client>/{train,test}/<class>/*"
+SPLITS = ("train", "test")
+
+Split = tuple[Tensor, Tensor]
+Owners = tuple[NDArray[Any], NDArray[Any]]
 
 Item = TypeVar("Item")
 
 
-def read_image_folder(config: DataConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Sequence[str]]:
-    """Both splits as uint8 images [n, C, S, S] with labels, and the class names, sorted.
+@dataclass(frozen=True)
+class ImageFiles:
+    """One split: images in order, the class of each by name, and whose it is, where folders say so."""
+
+    paths: list[Path]
+    classes: list[str]
+    owners: list[str] | None = None
+
+
+def read_image_folder(config: DataConfig) -> tuple[Split, Split, Sequence[str], Owners | None]:
+    """Both splits as uint8 images [n, C, S, S] with labels, the class names, sorted, and whose each image is.
 
     S is `data.image_size` or else the median of the training images' shorter sides; C is `data.channels`, or
     else 3 if any image of either split is in colour. Files with other endings than images' are passed over.
@@ -39,46 +55,78 @@ def read_image_folder(config: DataConfig) -> tuple[tuple[Tensor, Tensor], tuple[
     if config.root is None:
         raise ConfigError(f"data.root=null: data=image_folder needs the folder, laid out as {_LAYOUT}")
     root = Path(config.root).expanduser()
-    train, test = _list_classes(root, "train"), _list_classes(root, "test")
-    if list(train) != list(test):
-        only = {"train": sorted(set(train) - set(test)), "test": sorted(set(test) - set(train))}
-        named = "; ".join(f"only in {split}/: {_some(names)}" for split, names in only.items() if names)
-        raise ConfigError(f"data.root={root}: train/ and test/ must hold the same classes ({named})")
-    paths = {"train": [path for files in train.values() for path in files],
-             "test": [path for files in test.values() for path in files]}  # fmt: skip
-    shapes = {split: _in_threads(_inspect, files) for split, files in paths.items()}
-    surplus = _surplus_bits([path for files in paths.values() for path in files])
+    clients = [] if (root / "train").is_dir() or (root / "test").is_dir() else _clients_of(root)
+    files = {split: _list_of_clients(root, clients, split) if clients else _list(root, split) for split in SPLITS}
+    _check_classes(root, *(set(files[split].classes) for split in SPLITS), of_clients=bool(clients))
+    names = sorted(set(files["train"].classes))
+    shapes = {split: _in_threads(_inspect, files[split].paths) for split in SPLITS}
+    surplus = _surplus_bits([path for split in SPLITS for path in files[split].paths])
     size = config.image_size or int(np.median([side for side, _ in shapes["train"]]))
     in_colour = any(colour for both in shapes.values() for _, colour in both)
     channels = config.channels or (3 if in_colour else 1)
     splits = []
-    for split, classes in (("train", train), ("test", test)):
-        images = torch.empty(len(paths[split]), channels, size, size, dtype=torch.uint8)
+    for split in SPLITS:
+        paths = files[split].paths
+        images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
 
         def decode(item: tuple[int, Path], into: Tensor = images) -> None:
             into[item[0]] = to_square(with_channels(_decode(item[1], surplus), channels), size)
 
-        _in_threads(decode, list(enumerate(paths[split])))
-        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
-        splits.append((images, torch.from_numpy(labels)))
-    return splits[0], splits[1], list(train)
+        _in_threads(decode, list(enumerate(paths)))
+        places = {name: number for number, name in enumerate(names)}
+        splits.append((images, torch.tensor([places[name] for name in files[split].classes])))
+    owners = (np.array(files["train"].owners), np.array(files["test"].owners)) if clients else None
+    return splits[0], splits[1], names, owners
 
 
-def _list_classes(root: Path, split: str) -> dict[str, list[Path]]:
-    """Image files of each class of a split, both sorted by name."""
-    folder = root / split
-    if not folder.is_dir():
+def _clients_of(root: Path) -> list[str]:
+    """Folders that hold a train/ and a test/ of their own; empty where none does."""
+    folders = [name for name in _subfolders(root) if any((root / name / split).is_dir() for split in SPLITS)]
+    if lacking := [name for name in folders if not all((root / name / split).is_dir() for split in SPLITS)]:
+        raise ConfigError(f"data.root={root}: client {_some(lacking)} has no train/ or no test/; each needs both")
+    return folders
+
+
+def _list_of_clients(root: Path, clients: Sequence[str], split: str) -> ImageFiles:
+    """A split over all clients, by client and then by class; a client need not have every class."""
+    paths, classes, owners = [], [], []
+    for client in clients:
+        for name in _subfolders(root / client / split):
+            found = sorted(_images_below(root / client / split / name))
+            paths += found
+            classes += [name] * len(found)
+            owners += [client] * len(found)
+        if client not in owners:
+            raise ConfigError(f"data.root={root}: no image in {client}/{split}/<class>/; each client needs one")
+    return ImageFiles(paths, classes, owners)
+
+
+def _list(root: Path, split: str) -> ImageFiles:
+    """A split by class, both sorted by name; every class folder needs an image."""
+    if not (root / split).is_dir():
         raise ConfigError(f"data.root={root}: there is no folder {split}/ in it; it must be laid out as {_LAYOUT}")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = _subfolders(root / split)
     if not names:
         raise ConfigError(f"data.root={root}: {split}/ holds no class folder; it must be laid out as {_LAYOUT}")
-    classes = {name: sorted(_images_below(folder / name)) for name in names}
-    if empty := [name for name, files in classes.items() if not files]:
+    by_class = {name: sorted(_images_below(root / split / name)) for name in names}
+    if empty := [name for name, files in by_class.items() if not files]:
         raise ConfigError(
             f"data.root={root}: no image in {split}/ for class {_some(empty)}; each class needs at least one "
             f"({' '.join(IMAGE_SUFFIXES)})"
         )
-    return classes
+    pairs = [(path, name) for name, files in by_class.items() for path in files]
+    return ImageFiles([path for path, _ in pairs], [name for _, name in pairs])
+
+
+def _check_classes(root: Path, train: set[str], test: set[str], *, of_clients: bool) -> None:
+    """The same classes in both splits; among clients, a class that nobody is tested on is none of our business."""
+    only = {"train": set() if of_clients else train - test, "test": test - train}
+    if named := "; ".join(f"only in {split}/: {_some(sorted(names))}" for split, names in only.items() if names):
+        raise ConfigError(f"data.root={root}: train/ and test/ must hold the same classes ({named})")
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fedpurin.config import ConfigError, DataConfig
+from fedpurin.data.arrays import read_arrays
 from fedpurin.data.dataset import LabelledData, labelled_data
 from fedpurin.data.files import PublishedFiles, read_idx, read_pickles
 from fedpurin.data.folder import read_image_folder
 from fedpurin.data.images import conform
 from fedpurin.data.own import own_data
-from fedpurin.data.tables import read_arrays, read_table
+from fedpurin.data.tables import read_table
 from fedpurin.seeding import numpy_generator
 
 Split = tuple[Tensor, Tensor]
@@ -61,9 +62,8 @@ def load(config: DataConfig, seed: int) -> LabelledData:
         "fashion_mnist": lambda: _read_fashion_mnist(config),
         "cifar10": lambda: _read_cifar10(config),
         "cifar100": lambda: _read_cifar100(config),
-        "image_folder": lambda: read_image_folder(config),
     }
-    own = {"arrays": read_arrays, "table": read_table}
+    own = {"arrays": read_arrays, "table": read_table, "image_folder": _read_image_folder}
     if config.name in own:
         return own[config.name](config, seed)
     if config.name not in readers:
@@ -73,6 +73,14 @@ def load(config: DataConfig, seed: int) -> LabelledData:
     train, test = (conform(train[0], config), train[1]), (conform(test[0], config), test[1])
     return labelled_data(
         config.name, train, test, class_names,
+        normalise=config.normalise, flip=config.flip, rotation=config.rotation, crop_padding=config.crop_padding,
+    )  # fmt: skip
+
+
+def _read_image_folder(config: DataConfig, seed: int) -> LabelledData:
+    train, test, class_names, clients = read_image_folder(config)
+    return labelled_data(
+        config.name, train, test, class_names, clients=clients,
         normalise=config.normalise, flip=config.flip, rotation=config.rotation, crop_padding=config.crop_padding,
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedpurin.config import ConfigError, DataConfig
-from fedpurin.data import LabelledData, load
+from fedpurin.config import ConfigError, DataConfig, PartitionConfig
+from fedpurin.data import LabelledData, load, partition
 
 
 def write(path: Path, mode: str = "L", size: tuple[int, int] = (8, 8), colour: object = 128) -> None:
@@ -155,4 +155,28 @@ def test_floating_pixels_are_refused_by_name(tmp_path: Path) -> None:
     write_folder(tmp_path)
     write(tmp_path / "train" / "ant" / "2.tiff", "F", colour=0.5)
     with pytest.raises(ConfigError, match=r"2\.tiff.*floating numbers"):
+        read(tmp_path)
+
+
+def test_folders_of_clients(tmp_path: Path) -> None:
+    for client, names in (("w1", ("ant", "bee")), ("w0", ("bee",))):
+        for split in ("train", "test"):
+            for name in names:
+                write(tmp_path / client / split / name / "1.png", colour=9 if client == "w0" else 90)
+    write(tmp_path / "w0" / "train" / "cat" / "1.png")
+    data = read(tmp_path)
+    assert data.class_names == ("ant", "bee", "cat")
+    assert data.train.labels.tolist() == [1, 2, 0, 1]
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [9, 128, 90, 90]
+    parts = partition(PartitionConfig(name="natural", num_clients=2), data, 0)
+    assert [part.tolist() for part in parts.train] == [[0, 1], [2, 3]]
+    assert [part.tolist() for part in parts.test] == [[0], [1, 2]]
+    write(tmp_path / "w1" / "test" / "dog" / "1.png")
+    with pytest.raises(ConfigError, match=r"the same classes \(only in test/: dog\)"):
+        read(tmp_path)
+    (tmp_path / "w2" / "train").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="client w2 has no train/ or no test/"):
+        read(tmp_path)
+    (tmp_path / "w2" / "test").mkdir()
+    with pytest.raises(ConfigError, match="no image in w2/train/<class>/; each client needs one"):
         read(tmp_path)
