@@ -23,12 +23,12 @@ from fedpurin.run.checkpoint import Writing, find_latest
 from fedpurin.run.checkpointer import CLIENTS_AT_ONCE, client_tensors, restore_client
 
 
-def make_client(id: int, parameters: int, buffers: int) -> Client:
-    vector = torch.randn(parameters, generator=torch.Generator().manual_seed(id))
+def make_client(client_id: int, parameters: int, buffers: int) -> Client:
+    vector = torch.randn(parameters, generator=torch.Generator().manual_seed(client_id))
     mask = torch.zeros(-(-parameters // 8), dtype=torch.uint8)
     indices = torch.arange(1)
     return Client(
-        id, vector, {f"b{index}": torch.full((256,), index) for index in range(buffers)}, indices, indices, mask
+        client_id, vector, {f"b{index}": torch.full((256,), index) for index in range(buffers)}, indices, indices, mask
     )
 
 
@@ -37,7 +37,7 @@ def peak_gib() -> float:
 
 
 def measure(num_clients: int, parameters: int, buffers: int, folder: Path) -> dict[str, float]:
-    clients = {id: make_client(id, parameters, buffers) for id in range(num_clients)}
+    clients = {client_id: make_client(client_id, parameters, buffers) for client_id in range(num_clients)}
     tensors = {key: value for client in clients.values() for key, value in client_tensors(client).items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     before = peak_gib()
@@ -50,9 +50,9 @@ def measure(num_clients: int, parameters: int, buffers: int, folder: Path) -> di
     start = time.perf_counter()
     found = find_latest(folder, print)
     assert found is not None
-    for id, client in clients.items():
-        if id % CLIENTS_AT_ONCE == 0:
-            part = found.read_tensors(lambda key, low=id: low <= int(key.split("/")[1]) < low + CLIENTS_AT_ONCE)
+    for client_id, client in clients.items():
+        if client_id % CLIENTS_AT_ONCE == 0:
+            part = found.read_tensors(lambda key, low=client_id: low <= int(key.split("/")[1]) < low + CLIENTS_AT_ONCE)
         restore_client(client, part, {})
     restored = time.perf_counter() - start
     assert torch.equal(clients[num_clients - 1].vector, check)

@@ -41,21 +41,21 @@ class Compare:
         ids, method = sorted(federation.clients), federation.method
         masks = {i: federation.clients[i].mask for i in ids}
         overlap = overlap_matrix([masks[i] for i in ids], method.overlap)  # type: ignore[attr-defined]
-        for round in ROUNDS:
-            groups = collaborators(overlap, ids, round, method.beta)  # type: ignore[attr-defined]
+        for round_number in ROUNDS:
+            groups = collaborators(overlap, ids, round_number, method.beta)  # type: ignore[attr-defined]
             totals, models = {}, []
             for mode in ("direct", "on_demand"):
                 config = replace(federation.config.exchange, mode=mode, **self.changes)
                 exchange = Exchange(config, federation.trainer.space.shared, Processes(), Ledger())
-                exchange.begin_round(round, ids)
+                exchange.begin_round(round_number, ids)
                 vectors = {i: federation.clients[i].vector.clone() for i in ids}
                 exchange.combine(vectors, exchange.share_masks(masks), groups, normalise=method.normalise)  # type: ignore
-                totals[mode] = exchange.ledger.round_totals(round)
+                totals[mode] = exchange.ledger.round_totals(round_number)
                 models.append(torch.cat([vectors[i] for i in ids]))
             same = self.changes or torch.equal(models[0].view(torch.int32), models[1].view(torch.int32))
             assert same, "the two modes made different models"
             partners = sum(len(group) - 1 for group in groups.values()) / len(groups)
-            self.rows.append((round, totals["direct"], totals["on_demand"], partners))
+            self.rows.append((round_number, totals["direct"], totals["on_demand"], partners))
 
 
 def both_ways(totals: dict[str, int]) -> int:
@@ -65,7 +65,7 @@ def both_ways(totals: dict[str, int]) -> int:
 def report(rows: Sequence[tuple[int, dict[str, int], dict[str, int], float]]) -> None:
     print("round  partners   dense MB  direct MB  on demand MB   (mask, request, values, sums)  below dense, direct")
     per_round = []
-    for round, direct, demand, partners in rows:
+    for round_number, direct, demand, partners in rows:
         dense = direct["bytes/dense_up"] + direct["bytes/dense_down"]
         sizes = (dense, both_ways(direct), both_ways(demand))
         per_round.append(sizes)
@@ -74,7 +74,7 @@ def report(rows: Sequence[tuple[int, dict[str, int], dict[str, int], float]]) ->
             for name in ("up/mask", "down/request", "up/values", "down/sums")
         )
         print(
-            f"{round:5} {partners:9.1f} {dense / 1e6:10.1f} {sizes[1] / 1e6:10.1f} {sizes[2] / 1e6:13.1f}   ({phases})"
+            f"{round_number:5} {partners:9.1f} {dense / 1e6:10.1f} {sizes[1] / 1e6:10.1f} {sizes[2] / 1e6:13.1f}   ({phases})"
             f"   {1 - sizes[2] / dense:.1%}, {1 - sizes[2] / sizes[1]:.1%}"
         )
     every = np.arange(LAST)

@@ -71,7 +71,7 @@ class MaskSelection(RunCallback):
         uses_update = "update" in (self.scores.source, self.scores.order)
         direction = fitted - start if uses_update else trainer.gradient
         is_random = self.scores.order == "random"
-        name = {"round": trainer.round, "client": client.id}
+        name = {"round_number": trainer.round_number, "client": client.id}
         if self.scores.own:
             stream = torch_generator(trainer.seed, "scores/custom", **name)
             scores = own_scores(fitted, start, trainer.gradient, trainer.space.shared, self.scores, stream)

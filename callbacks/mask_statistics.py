@@ -62,9 +62,11 @@ class MaskStatistics(RunCallback):
             }
             path.write_text(json.dumps(header) + "\n")
 
-    def on_round_start(self, round: Round) -> None:
-        self._round = round
-        self._previous = {client.id: client.mask for client in round.clients}  # a fit replaces them, never edits them
+    def on_round_start(self, this_round: Round) -> None:
+        self._round = this_round
+        self._previous = {
+            client.id: client.mask for client in this_round.clients
+        }  # a fit replaces them, never edits them
 
     def on_client_rows(self, federation: Federation, rows: Sequence[Mapping[str, Any]]) -> None:
         """Count this rank's masks, gather, and write. A collective: every rank comes here once a round."""
@@ -78,13 +80,15 @@ class MaskStatistics(RunCallback):
             if client.id in fitted and client.mask is not None
         }
         layout = federation.trainer.space.shared
-        shares = {id: mask_shares(mask, self._previous[id], layout) for id, mask in masks.items()}
-        shown = {id: masks[id] for id in self._shown(federation) if id in masks}
+        shares = {client_id: mask_shares(mask, self._previous[client_id], layout) for client_id, mask in masks.items()}
+        shown = {client_id: masks[client_id] for client_id in self._shown(federation) if client_id in masks}
         gathered = processes.gather_objects((shares, shown))
         if processes.rank != 0:
             return
-        line = {"round": number} | summarise_shares({id: pair for part, _ in gathered for id, pair in part.items()})
-        if everyone := {id: mask for _, part in gathered for id, mask in part.items()}:
+        line = {"round": number} | summarise_shares(
+            {client_id: pair for part, _ in gathered for client_id, pair in part.items()}
+        )
+        if everyone := {client_id: mask for _, part in gathered for client_id, mask in part.items()}:
             line |= self._overlaps(federation, everyone)
         with (federation.run_dir / FILE).open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -102,12 +106,12 @@ class MaskStatistics(RunCallback):
 
     def _overlaps(self, federation: Federation, masks: Mapping[int, Tensor]) -> dict[str, Any]:
         ids = sorted(masks)
-        overlap = overlap_matrix([masks[id] for id in ids], _overlap_kind(federation))
+        overlap = overlap_matrix([masks[client_id] for client_id in ids], _overlap_kind(federation))
         line: dict[str, Any] = {"ids": ids, "overlap": [[_rounded(value) for value in row] for row in overlap]}
         horizon = getattr(federation.method, "beta", None)
         if horizon is not None and len(self._round.ids) <= self.max_clients:
             groups = collaborators(overlap, ids, self._round.number, horizon)
-            line["collaborators"] = {str(id): group for id, group in groups.items()}
+            line["collaborators"] = {str(client_id): group for client_id, group in groups.items()}
         return line
 
 
@@ -128,7 +132,7 @@ def summarise_shares(shares: Mapping[int, tuple[Shares, Shares]]) -> dict[str, A
     line: dict[str, Any] = {"clients": len(shares)}
     for index, name in enumerate(("density", "moved")):
         if shares:
-            rows = np.stack([shares[id][index] for id in sorted(shares)])
+            rows = np.stack([shares[client_id][index] for client_id in sorted(shares)])
             counts = np.isfinite(rows).sum(axis=0)
             with np.errstate(invalid="ignore"):
                 *each, overall = [_rounded(mean) for mean in np.nansum(rows, axis=0) / counts]

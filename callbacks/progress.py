@@ -58,10 +58,12 @@ class Progress(RunCallback):
             self._task = self._bar.add_task("round", total=config.trainer.rounds, state=self._latest)
             self._bar.update(self._task, completed=federation.first_round)
 
-    def on_round_start(self, federation: Federation, round: Round) -> None:
-        self._clients_done, self._clients_total = 0, len(round.clients)
+    def on_round_start(self, federation: Federation, this_round: Round) -> None:
+        self._clients_done, self._clients_total = 0, len(this_round.clients)
         if self._bar is not None:
-            self._bar.update(self._task, description=f"round {round.number + 1}/{federation.config.trainer.rounds}")
+            self._bar.update(
+                self._task, description=f"round {this_round.number + 1}/{federation.config.trainer.rounds}"
+            )
 
     def on_client_end(self) -> None:
         self._clients_done += 1

@@ -93,7 +93,7 @@ class Federation:
         chosen = self._round(number, self._sample(number))
         self.store.fetch(chosen.clients)
         self.store.prefetch(self._next(number))
-        self._call("on_round_start", round=chosen)
+        self._call("on_round_start", this_round=chosen)
         self.exchange.begin_round(number, chosen.ids)
         self.method.begin(chosen, self.exchange, self.trainer.space.shared)
 
@@ -114,56 +114,58 @@ class Federation:
         self._call("on_round_fits_end")
 
         # Clients that diverged keep their last good state and send nothing.
-        round = self._round(number, self._without_diverged(number, fits))
+        this_round = self._round(number, self._without_diverged(number, fits))
         if evaluates and self.method.needs_masks:
-            for block in self.executor.blocks(round.clients):
+            for block in self.executor.blocks(this_round.clients):
                 with self._stage("sparse evaluation", block, number):
                     self._evaluate(block, "sparse")
 
         # 4. to 7. Upload, collaborators, aggregation, merge.
-        self.exchange.begin_round(number, round.ids)
-        figures = self.method.communicate(round, self.exchange) if round.ids else {}
+        self.exchange.begin_round(number, this_round.ids)
+        figures = self.method.communicate(this_round, self.exchange) if this_round.ids else {}
 
         # 8. Evaluation of what the merge made.
         if evaluates:
-            for block in self.executor.blocks(round.clients):
+            for block in self.executor.blocks(this_round.clients):
                 with self._stage("merged evaluation", block, number):
                     self._evaluate(block, "merged")
 
         self.store.put_back(chosen.clients)
-        self._record(round, fits, figures, time.perf_counter() - start)
+        self._record(this_round, fits, figures, time.perf_counter() - start)
 
     def _sample(self, number: int) -> list[int]:
         """The round's participants, ascending: everybody, or a draw without replacement."""
         everybody, wanted = self.config.partition.num_clients, self.config.trainer.clients_per_round
         if wanted is None:
             return list(range(everybody))
-        draw = numpy_generator(self.config.seed, "participants", round=number)
-        return sorted(int(id) for id in draw.choice(everybody, size=wanted, replace=False))
+        draw = numpy_generator(self.config.seed, "participants", round_number=number)
+        return sorted(int(client_id) for client_id in draw.choice(everybody, size=wanted, replace=False))
 
     def _round(self, number: int, ids: Sequence[int]) -> Round:
-        own = [self.clients[id] for id in ids if id in self.clients]
-        num_train = {id: self.num_train[id] for id in ids}
+        own = [self.clients[client_id] for client_id in ids if client_id in self.clients]
+        num_train = {client_id: self.num_train[client_id] for client_id in ids}
         return Round(number, self.config.partition.num_clients, tuple(ids), num_train, own, self.config.seed)
 
     def _next(self, number: int) -> list[Client]:
         """Own participants of the round after this one."""
         if number + 1 == self.config.trainer.rounds:
             return []
-        return [self.clients[id] for id in self._sample(number + 1) if id in self.clients]
+        return [self.clients[client_id] for client_id in self._sample(number + 1) if client_id in self.clients]
 
     def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
         """Agree over all ranks on who goes on, and name the others."""
-        reports = {id: fit.diverged for id, fit in fits.items()}
-        everyone = {id: why for part in self.processes.gather_objects(reports) for id, why in part.items()}
-        diverged = {id: why for id, why in sorted(everyone.items()) if why is not None}
-        for id, why in diverged.items():
-            message = f"client {id} diverged in round {number + 1}: {why}"
+        reports = {client_id: fit.diverged for client_id, fit in fits.items()}
+        everyone = {
+            client_id: why for part in self.processes.gather_objects(reports) for client_id, why in part.items()
+        }
+        diverged = {client_id: why for client_id, why in sorted(everyone.items()) if why is not None}
+        for client_id, why in diverged.items():
+            message = f"client {client_id} diverged in round {number + 1}: {why}"
             if self.config.trainer.on_divergence == "stop":
                 raise RunError(f"{message}; trainer.on_divergence=stop ends the run")
             if self.processes.rank == 0:
                 log.warning("%s; it keeps its last good state and sends nothing this round", message)
-        return sorted(id for id in everyone if id not in diverged)
+        return sorted(client_id for client_id in everyone if client_id not in diverged)
 
     def _evaluates(self, number: int) -> bool:
         last = number == self.config.trainer.rounds - 1
@@ -186,35 +188,40 @@ class Federation:
         return self.method.merged(client) if variant == "merged" else self.method.personalized(client)
 
     def _record(
-        self, round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float
+        self, this_round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float
     ) -> None:
         """Gather the ranks' rows and hand the round's record to whoever listens on rank 0."""
-        sent = self.exchange.ledger.client_rows(round.number)
-        rows, measured = [], {id: client.metrics for id, client in self.clients.items()}
-        for id, fit in sorted(fits.items()):
-            row: dict[str, Any] = {"round": round.number, "client": id, "rank": self.processes.rank}
-            row |= {"num_train": self.num_train[id], "loss/train": fit.loss, "fit/seconds": fit.seconds}
-            row |= {"diverged": fit.diverged or ""} | sent.get(id, {})
-            if self._evaluates(round.number):
-                row |= self.clients[id].metrics
+        sent = self.exchange.ledger.client_rows(this_round.number)
+        rows, measured = [], {client_id: client.metrics for client_id, client in self.clients.items()}
+        for client_id, fit in sorted(fits.items()):
+            row: dict[str, Any] = {"round": this_round.number, "client": client_id, "rank": self.processes.rank}
+            row |= {"num_train": self.num_train[client_id], "loss/train": fit.loss, "fit/seconds": fit.seconds}
+            row |= {"diverged": fit.diverged or ""} | sent.get(client_id, {})
+            if self._evaluates(this_round.number):
+                row |= self.clients[client_id].metrics
             rows.append(row)
         self._call("on_client_rows", rows=rows)
-        gathered = self.processes.gather_objects((rows, measured, self.exchange.ledger.round_totals(round.number)))
+        gathered = self.processes.gather_objects((rows, measured, self.exchange.ledger.round_totals(this_round.number)))
         if self.processes.rank != 0:
             return
         rows = sorted((row for part, _, _ in gathered for row in part), key=lambda row: int(row["client"]))
-        latest = {id: values for _, part, _ in gathered for id, values in part.items()}
+        latest = {client_id: values for _, part, _ in gathered for client_id, values in part.items()}
         trainer = self.config.trainer
         record = summarise_round(
-            round, rows, latest, self._evaluates(round.number), monitor=trainer.monitor, mode=trainer.monitor_mode
+            this_round,
+            rows,
+            latest,
+            self._evaluates(this_round.number),
+            monitor=trainer.monitor,
+            mode=trainer.monitor_mode,
         )
         for _, _, totals in gathered:
             for name, value in totals.items():
                 record[name] = record.get(name, 0) + value
         if self.links:
             by_client = {int(row["client"]): row for row in rows if not row["diverged"]}
-            for id, taken in client_seconds(by_client, self.links).items():
-                by_client[id]["network/seconds"] = taken
+            for client_id, taken in client_seconds(by_client, self.links).items():
+                by_client[client_id]["network/seconds"] = taken
             record["network/seconds"] = round_seconds(by_client, self.links)
         record.update(figures)
         record["round/seconds"] = seconds
@@ -244,7 +251,7 @@ def _listens(callback: Any, hook: str) -> bool:
 
 
 def summarise_round(
-    round: Round,
+    this_round: Round,
     rows: Sequence[Mapping[str, Any]],
     latest: Mapping[int, Mapping[str, float]],
     evaluated: bool,
@@ -260,7 +267,7 @@ def summarise_round(
     """
     fitted = [row for row in rows if not row["diverged"]]
     record: dict[str, Any] = {
-        "round": round.number,
+        "round": this_round.number,
         "clients/participating": len(rows),
         "clients/diverged": len(rows) - len(fitted),
         "loss/train": _mean([row["loss/train"] for row in fitted]),

@@ -70,7 +70,7 @@ class RunCallback(lightning.Callback):
     def on_run_start(self, federation: Run) -> None:
         """Before the first round, or the first that a resumed run has left."""
 
-    def on_round_start(self, federation: Run, round: Participants) -> None:
+    def on_round_start(self, federation: Run, this_round: Participants) -> None:
         """Before local training, with everybody who was drawn."""
 
     def on_client_end(self, federation: Run, client: Any) -> None:

@@ -9,12 +9,12 @@ from fedpurin.seeding import derive_seed, numpy_generator, torch_generator
 
 def test_a_stream_is_fixed_for_ever() -> None:
     assert derive_seed(0, "weights") == 7022764854613484695
-    assert derive_seed(7, "fit/order", round=3, client=11) == 8519760103079428041
+    assert derive_seed(7, "fit/order", round_number=3, client=11) == 8519760103079428041
 
 
 def test_streams_differ_in_every_part_of_their_name() -> None:
     names = [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]
-    seeds = {derive_seed(seed, purpose, round=r, client=c) for seed, purpose, r, c in names}
+    seeds = {derive_seed(seed, purpose, round_number=r, client=c) for seed, purpose, r, c in names}
     assert len(seeds) == len(names)
 
 

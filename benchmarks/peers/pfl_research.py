@@ -69,14 +69,14 @@ def theirs(federation: Any, rounds: int) -> Callable[[], float]:
     """A function that runs so many rounds of theirs and returns their seconds."""
     trainer, config = federation.trainer, federation.config
     users = {}
-    for id, client in federation.clients.items():
+    for client_id, client in federation.clients.items():
         x, y = next(iter(trainer.train.batches(client.train_indices, client.num_train)))
-        users[id] = PyTorchTensorDataset((x.clone(), y.clone()), user_id=str(id))
+        users[client_id] = PyTorchTensorDataset((x.clone(), y.clone()), user_id=str(client_id))
     shape = {"num_classes": 10, "in_channels": 1, "image_size": 8}
     module: Any = make_module(config.model, shape)
     net = Net(module.backbone)
     ids = list(users)
-    data = FederatedDataset(lambda id: users[id], get_user_sampler("minimize_reuse", ids))
+    data = FederatedDataset(lambda client_id: users[client_id], get_user_sampler("minimize_reuse", ids))
     # Momentum as ours; pfl makes a client's optimizer anew with its own learning rate.
     model = PyTorchModel(
         net,

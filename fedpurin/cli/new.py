@@ -40,7 +40,7 @@ class {title}(FedAvg):
     def shares(self, segment: Segment) -> bool:
         return not segment.is_head
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         return (LocalFit(),)
 ''',
     "configs/method/{name}.yaml": """\

@@ -52,7 +52,7 @@ class Exchange:
         )
         self._opened: dict[int, Channel] = {}
 
-    def begin_round(self, round: int, participants: Sequence[int]) -> None:
+    def begin_round(self, round_number: int, participants: Sequence[int]) -> None:
         """Name the clients that take part in what follows, in ascending id.
 
         May be called again in the same round with fewer clients, say without those that diverged: what the round
@@ -60,11 +60,11 @@ class Exchange:
         """
         if list(participants) != sorted(set(participants)):
             raise ValueError(f"participants {list(participants)} are not in ascending order, each once")
-        self.setting = replace(self.setting, round=round, participants=tuple(participants))
+        self.setting = replace(self.setting, round=round_number, participants=tuple(participants))
         self._opened = {}
         dense = dense_bytes(self.layout, VALUE_BYTES["float32"])  # what 16-bit values save shows in the comparison
         packed = mask_message_bytes(self.layout, self.setting.grid.num_blocks)
-        self.ledger.set_baseline(round, self.setting.own, dense_bytes=dense, mask_bytes=packed)
+        self.ledger.set_baseline(round_number, self.setting.own, dense_bytes=dense, mask_bytes=packed)
 
     def share_masks(self, masks: Masks, *, alone: bool = False) -> dict[int, UInt8[Tensor, " length/8"]]:
         """Send own clients' packed masks up, and return every participant's as decoded.

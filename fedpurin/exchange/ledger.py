@@ -39,7 +39,7 @@ class Ledger:
         self._cumulative_baselines: dict[int, Counter[str]] = {}
 
     def record(
-        self, round: int, client: int, direction: Direction, phase: Phase, bytes_by_encoding: Mapping[str, int]
+        self, round_number: int, client: int, direction: Direction, phase: Phase, bytes_by_encoding: Mapping[str, int]
     ) -> None:
         """File one message, or one phase's share of it: encoded bytes by encoding (`header` among them)."""
         entries = {
@@ -47,52 +47,52 @@ class Ledger:
             for encoding, num_bytes in bytes_by_encoding.items()
             if num_bytes
         }
-        self._account(self._rounds, round, client).update(entries)
+        self._account(self._rounds, round_number, client).update(entries)
         self._cumulative.setdefault(client, Counter()).update(entries)
 
-    def set_baseline(self, round: int, clients: Collection[int], *, dense_bytes: int, mask_bytes: int) -> None:
+    def set_baseline(self, round_number: int, clients: Collection[int], *, dense_bytes: int, mask_bytes: int) -> None:
         """Say what the round is compared with: dense exchange, and FedCAC's (dense and a packed mask up).
 
         Of several calls in one round the last one counts.
         """
-        for client, row in self._baselines.pop(round, {}).items():
+        for client, row in self._baselines.pop(round_number, {}).items():
             self._cumulative_baselines[client].subtract(row)
         costs = (dense_bytes, dense_bytes, dense_bytes + mask_bytes, dense_bytes)
         for client in clients:
             row = Counter(dict(zip(BASELINES, costs, strict=True)))
-            self._account(self._baselines, round, client).update(row)
+            self._account(self._baselines, round_number, client).update(row)
             self._cumulative_baselines.setdefault(client, Counter()).update(row)
 
     @staticmethod
-    def _account(rounds: dict[int, dict[int, Counter[Any]]], round: int, client: int) -> Counter[Any]:
-        if round not in rounds:
+    def _account(rounds: dict[int, dict[int, Counter[Any]]], round_number: int, client: int) -> Counter[Any]:
+        if round_number not in rounds:
             for old in sorted(rounds)[: max(len(rounds) + 1 - KEPT_ROUNDS, 0)]:
                 del rounds[old]
-            rounds[round] = {}
-        return rounds[round].setdefault(client, Counter())
+            rounds[round_number] = {}
+        return rounds[round_number].setdefault(client, Counter())
 
-    def by_entry(self, round: int | None = None) -> Counter[Entry]:
+    def by_entry(self, round_number: int | None = None) -> Counter[Entry]:
         """Bytes by direction, phase and encoding, of one kept round or, by default, of the whole run."""
-        accounts = self._cumulative if round is None else self._round(round)
+        accounts = self._cumulative if round_number is None else self._round(round_number)
         total: Counter[Entry] = Counter()
         for account in accounts.values():
             total.update(account)
         return total
 
-    def round_totals(self, round: int) -> dict[str, int]:
+    def round_totals(self, round_number: int) -> dict[str, int]:
         """One round over all clients, under the run folder's names.
 
         `bytes/up`, `bytes/up/mask`, `bytes/up/mask/bitmap`, …; `bytes/dense_up` and the other baselines.
         """
-        entries = self.by_entry(round)
+        entries = self.by_entry(round_number)
         by_encoding = {f"bytes/{'/'.join(entry)}": num_bytes for entry, num_bytes in entries.items()}
-        return _named(entries, _sum(self._baselines.get(round, {}))) | by_encoding
+        return _named(entries, _sum(self._baselines.get(round_number, {}))) | by_encoding
 
-    def client_rows(self, round: int) -> dict[int, dict[str, int]]:
+    def client_rows(self, round_number: int) -> dict[int, dict[str, int]]:
         """Bytes by direction and phase, and baselines, of each client that took part, by ascending id."""
-        baselines = self._baselines.get(round, {})
-        clients = sorted(self._round(round).keys() | baselines.keys())
-        accounts = self._round(round)
+        baselines = self._baselines.get(round_number, {})
+        clients = sorted(self._round(round_number).keys() | baselines.keys())
+        accounts = self._round(round_number)
         return {client: _named(accounts.get(client, Counter()), baselines.get(client, Counter())) for client in clients}
 
     def cumulative(self) -> dict[str, int]:
@@ -106,14 +106,18 @@ class Ledger:
         merged = Ledger()
         accounts = (self._rounds, self._baselines, self._cumulative, self._cumulative_baselines)
         for rounds, baselines, cumulative, cumulative_baselines in processes.gather_objects(accounts):
-            for round, clients in rounds.items():
-                merged._rounds.setdefault(round, {}).update(
+            for round_number, clients in rounds.items():
+                merged._rounds.setdefault(round_number, {}).update(
                     {client: _with_entries(account) for client, account in clients.items()}
                 )
-            for round, rows in baselines.items():
-                merged._baselines.setdefault(round, {}).update({id: Counter(row) for id, row in rows.items()})
+            for round_number, rows in baselines.items():
+                merged._baselines.setdefault(round_number, {}).update(
+                    {client_id: Counter(row) for client_id, row in rows.items()}
+                )
             merged._cumulative.update({client: _with_entries(account) for client, account in cumulative.items()})
-            merged._cumulative_baselines.update({id: Counter(row) for id, row in cumulative_baselines.items()})
+            merged._cumulative_baselines.update(
+                {client_id: Counter(row) for client_id, row in cumulative_baselines.items()}
+            )
         return merged
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,12 +142,12 @@ class Ledger:
             if clients is None or int(key) in clients:
                 self._cumulative_baselines[int(key)] = Counter(row)
 
-    def _round(self, round: int) -> dict[int, Counter[Entry]]:
+    def _round(self, round_number: int) -> dict[int, Counter[Entry]]:
         """The round's accounts; empty where nobody of this rank sent anything."""
         kept = sorted(self._rounds.keys() | self._baselines.keys())
-        if kept and round < kept[0]:
-            raise ValueError(f"round {round} is not kept one by one; kept: {', '.join(map(str, kept))}")
-        return self._rounds.get(round, {})
+        if kept and round_number < kept[0]:
+            raise ValueError(f"round {round_number} is not kept one by one; kept: {', '.join(map(str, kept))}")
+        return self._rounds.get(round_number, {})
 
 
 def _with_entries(account: Mapping[Any, int]) -> Counter[Entry]:

@@ -120,10 +120,10 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
     count = min(4, trainer.train.num_samples, trainer.batch_size)
     try:
         with torch.random.fork_rng():
-            outcomes = [_fit_two(run, trainer, plan, count, round) for run, round in (
+            outcomes = [_fit_two(run, trainer, plan, count, round_number) for run, round_number in (
                 (SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3), (executor, -2)
             )]  # fmt: skip
-            clients = [trainer.new_client(id, torch.arange(count), torch.arange(1)) for id in (0, 1)]
+            clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
             try:
                 executor.evaluate(clients, [client.vector for client in clients])
             except Exception:  # whatever it is, evaluations go one by one; they have no result to protect
@@ -141,11 +141,11 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
 
 
 def _fit_two(
-    executor: SerialExecutor, trainer: LocalTrainer, plan: Callable[[Client, int], Plan], count: int, round: int
+    executor: SerialExecutor, trainer: LocalTrainer, plan: Callable[[Client, int], Plan], count: int, round_number: int
 ) -> list[torch.Tensor]:
     """All state that two clients have after one epoch of every fit that the method plans for them."""
     # The same samples twice: their order within the one batch does not matter.
-    clients = [trainer.new_client(id, torch.arange(count), torch.arange(1)) for id in (0, 1)]
+    clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
     plans = [[replace(fit, epochs=1, scored=False) for fit in plan(client, 0)] for client in clients]
-    executor.fit(clients, plans, round)
+    executor.fit(clients, plans, round_number)
     return [t.float() for c in clients for t in (c.vector, *c.extra.values(), *c.buffers.values())]

@@ -90,8 +90,8 @@ class FitResult:
     num_steps: int
     diverged: str | None = None
 
-    def then(self, next: FitResult) -> FitResult:
+    def then(self, later: FitResult) -> FitResult:
         """Both fits of a client that fits twice in a round; the loss is the later one's."""
         return FitResult(
-            next.loss, self.seconds + next.seconds, self.num_steps + next.num_steps, self.diverged or next.diverged
+            later.loss, self.seconds + later.seconds, self.num_steps + later.num_steps, self.diverged or later.diverged
         )

@@ -48,7 +48,7 @@ class CohortExecutor(SerialExecutor):
         listeners = [trainer.module, *trainer.fabric._callbacks]
         self._is_heard = any(overridden(listener, "on_fit_end") for listener in listeners)
 
-    def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round: int) -> list[FitResult]:
+    def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round_number: int) -> list[FitResult]:
         results: dict[int, FitResult] = {}
         for number in range(max(len(plan) for plan in plans)):
             alike: dict[Any, list[tuple[Client, LocalFit]]] = {}
@@ -57,7 +57,7 @@ class CohortExecutor(SerialExecutor):
                 if number < len(plan) and (done is None or done.diverged is None):
                     alike.setdefault(self._shape_of(plan[number]), []).append((client, plan[number]))
             for members in alike.values():
-                for (client, _), result in zip(members, self.fit_stack(members, round), strict=True):
+                for (client, _), result in zip(members, self.fit_stack(members, round_number), strict=True):
                     results[client.id] = results[client.id].then(result) if client.id in results else result
         return [results[client.id] for client in clients]
 
@@ -69,10 +69,10 @@ class CohortExecutor(SerialExecutor):
         said = (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, fit.measures_reach, is_masked)
         return (*said, trained, tuple(fit.models), values)
 
-    def fit_stack(self, members: Sequence[tuple[Client, LocalFit]], round: int) -> list[FitResult]:
+    def fit_stack(self, members: Sequence[tuple[Client, LocalFit]], round_number: int) -> list[FitResult]:
         """One fit of each of these clients, which `_shape_of` says are alike."""
         start, trainer = time.perf_counter(), self.trainer
-        trainer.round = round
+        trainer.round_number = round_number
         first = members[0][1]
         for client, fit in members:
             if fit.prepare is not None:
@@ -94,12 +94,12 @@ class CohortExecutor(SerialExecutor):
             stack = Stack(trainer.space, trainer.module, vectors, trained, first.lr)
         limits = limits_of(first, trainer.space.layout)
 
-        seed_global(trainer.seed, f"{first.purpose}/dropout", round=round, client=clients[0].id)
+        seed_global(trainer.seed, f"{first.purpose}/dropout", round_number=round_number, client=clients[0].id)
         losses = torch.zeros(len(clients), device=vectors.device)
         is_told = first.scored and self._is_heard
         shared = slice(trainer.space.shared.length) if is_told or first.keeps_gradient else slice(0)
         gradients = torch.zeros(len(clients), shared.stop, device=vectors.device)
-        batches = [self._batches(client, epochs, first.purpose, round) for client in clients]
+        batches = [self._batches(client, epochs, first.purpose, round_number) for client in clients]
         steps = (num_batches * epochs).tolist()
         trainer.module.train()
         for step in range(steps[0]):
@@ -149,10 +149,10 @@ class CohortExecutor(SerialExecutor):
             return str(error)
         return None
 
-    def _batches(self, client: Client, epochs: int, purpose: str, round: int) -> Iterator[Any]:
+    def _batches(self, client: Client, epochs: int, purpose: str, round_number: int) -> Iterator[Any]:
         """The client's batches of all epochs, in the order that the serial executor draws."""
         trainer = self.trainer
-        generator = torch_generator(trainer.seed, f"{purpose}/order", round=round, client=client.id)
+        generator = torch_generator(trainer.seed, f"{purpose}/order", round_number=round_number, client=client.id)
         for _ in range(epochs):
             batches = trainer.train.batches(client.train_indices, trainer.batch_size, generator=generator)
             for _, batch in zip(range(trainer.num_batches(client)), batches, strict=False):

@@ -33,9 +33,9 @@ class SerialExecutor:
         for _, members in groupby(clients, key=lambda client: client.id // self.block):
             yield list(members)
 
-    def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round: int) -> list[FitResult]:
+    def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round_number: int) -> list[FitResult]:
         """Carry out each client's fits of one round, in order; a client's first fit that diverges is its last."""
-        return [self.trainer.fit_all(client, plan, round) for client, plan in zip(clients, plans, strict=True)]
+        return [self.trainer.fit_all(client, plan, round_number) for client, plan in zip(clients, plans, strict=True)]
 
     def evaluate(
         self, clients: Sequence[Client], vectors: Sequence[Float32[Tensor, " length"]]

@@ -78,12 +78,12 @@ class DiskStore(DeviceStore):
             for memory, _ in self._of(client):
                 memory.madvise(mmap.MADV_WILLNEED)
 
-    def _store(self, id: int, name: str, tensor: Tensor) -> Tensor:
+    def _store(self, client_id: int, name: str, tensor: Tensor) -> Tensor:
         if tensor.nbytes < SMALL_BYTES:
             return tensor
-        memory, mapped = self._maps.get((id, name), (None, None))
+        memory, mapped = self._maps.get((client_id, name), (None, None))
         if memory is None or mapped is None or mapped.shape != tensor.shape or mapped.dtype != tensor.dtype:
-            memory, mapped = self._maps[id, name] = self._map(tensor)
+            memory, mapped = self._maps[client_id, name] = self._map(tensor)
         if mapped.data_ptr() != tensor.data_ptr():
             mapped.copy_(tensor)
         memory.madvise(mmap.MADV_DONTNEED)  # out of this process; what was written stays in the file

@@ -67,26 +67,31 @@ class LocalTrainer:
         self.counters = counters_of(module)
         self.log = MetricLog(module)
         self.evaluation = Evaluation(fabric, module, self.log, test, monitor)
-        self._round = 0
+        self._round_number = 0
         self._hooks = frozenset(hook for hook in BATCH_HOOKS if overridden(module, hook))
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
 
     @property
-    def round(self) -> int:
+    def round_number(self) -> int:
         """The round of the present fit; trials have negative ones, which the module sees as 0."""
-        return self._round
+        return self._round_number
 
-    @round.setter
-    def round(self, number: int) -> None:
-        self._round, self.counters.round = number, max(number, 0)
+    @round_number.setter
+    def round_number(self, number: int) -> None:
+        self._round_number, self.counters.round = number, max(number, 0)
 
-    def new_client(self, id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
+    def new_client(self, client_id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
         """A client that starts from the module's present weights and buffers, as every client does."""
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         device = self.vector.device
         counts = self.train.class_counts(train_indices)
         return Client(
-            id, self.vector.clone(), buffers, train_indices.to(device), test_indices.to(device), class_counts=counts
+            client_id,
+            self.vector.clone(),
+            buffers,
+            train_indices.to(device),
+            test_indices.to(device),
+            class_counts=counts,
         )
 
     def load(self, client: Client, vector: Tensor | None = None) -> None:
@@ -97,21 +102,21 @@ class LocalTrainer:
             buffer.copy_(client.buffers[name])
         self.counters.current_epoch, self.counters.global_step = client.epochs, client.steps
 
-    def fit_all(self, client: Client, fits: Sequence[LocalFit], round: int) -> FitResult:
+    def fit_all(self, client: Client, fits: Sequence[LocalFit], round_number: int) -> FitResult:
         """A client's fits of one round, in order; the first that diverges is the last."""
-        result = self.fit(client, fits[0], round)
+        result = self.fit(client, fits[0], round_number)
         for fit in fits[1:]:
             if result.diverged is None:
-                result = result.then(self.fit(client, fit, round))
+                result = result.then(self.fit(client, fit, round_number))
         return result
 
-    def fit(self, client: Client, fit: LocalFit, round: int) -> FitResult:
+    def fit(self, client: Client, fit: LocalFit, round_number: int) -> FitResult:
         """Train the client on its own data and keep the result, unless it diverged."""
         start = time.perf_counter()
         if fit.prepare is not None:
             fit.prepare(client)
         self.load(client, client.vector_named(fit.start))
-        self.round = round
+        self.round_number = round_number
         # A client keeps one set of running statistics; other models are run with those.
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
@@ -165,8 +170,8 @@ class LocalTrainer:
             configured(module) if fit.lr is None else Optimization(torch.optim.SGD(module.parameters(), lr=fit.lr))
         )
         optimizer: Any = fabric.setup_optimizers(optimization.optimizer)
-        order = torch_generator(self.seed, f"{purpose}/order", round=self.round, client=client.id)
-        seed_global(self.seed, f"{purpose}/dropout", round=self.round, client=client.id)
+        order = torch_generator(self.seed, f"{purpose}/order", round_number=self.round_number, client=client.id)
+        seed_global(self.seed, f"{purpose}/dropout", round_number=self.round_number, client=client.id)
         num_batches = self.num_batches(client)
         call, step, counted = self._call, 0, 0
         edits_gradients = not self._hooks.isdisjoint(("on_before_optimizer_step", "configure_gradient_clipping"))

@@ -42,7 +42,7 @@ class APFL(FedAvg):
     def shares(self, segment: Segment) -> bool:
         return not segment.name.startswith("personal.")
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         return (
             LocalFit(
                 trains=None if self.adaptive else lambda segment: segment.name != ALPHA,

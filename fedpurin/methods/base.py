@@ -74,17 +74,17 @@ class Method:
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         """Raise ConfigError where the model, or the number of clients in a round, does not allow this method."""
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         """Before local training: bring the participants' models up to date where the method requires it."""
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         """The client's local fits of this round, as data, in order. The default is one fit of all parameters.
 
         It is called right before they are carried out. Where there are several, one is `scored`: the last.
         """
         return (LocalFit(),)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
         return {}
 

@@ -41,7 +41,7 @@ class Compressed(FedAvg):
         """How values travel; None: as `exchange.value_dtype`."""
         return None
 
-    def compress(self, client: Client, update: Float32[Tensor, " length"], round: Round) -> Update:
+    def compress(self, client: Client, update: Float32[Tensor, " length"], this_round: Round) -> Update:
         """C: what a client sends of its update."""
         raise NotImplementedError
 
@@ -49,48 +49,48 @@ class Compressed(FedAvg):
         """D: what the server sends of the mean; `sent` is the share of the weights that sent a value. Default: all."""
         return Update(mean, pack_mask(sent > 0))
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
         if self._global is None:
-            self._global = exchange.common(round.clients[0].vector if round.clients else None)
-            if len(round.ids) == round.num_clients:
-                self._up_to_date = round.ids  # everybody starts from the same weights
-        if set(round.ids) <= set(self._up_to_date):
+            self._global = exchange.common(this_round.clients[0].vector if this_round.clients else None)
+            if len(this_round.ids) == this_round.num_clients:
+                self._up_to_date = this_round.ids  # everybody starts from the same weights
+        if set(this_round.ids) <= set(self._up_to_date):
             return
-        self._global = exchange.download(self._global, round.ids)
-        for client in round.clients:
+        self._global = exchange.download(self._global, this_round.ids)
+        for client in this_round.clients:
             client.vector[: shared.length] = self._global
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         assert self._global is not None, "begin has run"
         length, wanted, updates = self._shared.length, {}, {}
-        for client in round.clients:
+        for client in this_round.clients:
             wanted[client.id] = client.vector[:length] - self._global
             if self.keeps_error and "error" in client.extra:
                 wanted[client.id] += client.extra["error"]
-            updates[client.id] = self.compress(client, wanted[client.id], round)
-        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
-        total = sum(weights[id] for id in round.ids)
+            updates[client.id] = self.compress(client, wanted[client.id], this_round)
+        weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
+        total = sum(weights[client_id] for client_id in this_round.ids)
         mean, sent = torch.zeros_like(self._global), torch.zeros_like(self._global)
-        own = {client.id: client for client in round.clients}
-        for id, received in exchange.gather(updates, code=self.code()):
-            share = weights[id] / total
+        own = {client.id: client for client in this_round.clients}
+        for client_id, received in exchange.gather(updates, code=self.code()):
+            share = weights[client_id] / total
             mean += share * received.vector
             sent += share * unpack_mask(received.mask)
-            if self.keeps_error and id in own:
-                own[id].store("error", wanted[id] - received.vector)
+            if self.keeps_error and client_id in own:
+                own[client_id].store("error", wanted[client_id] - received.vector)
         if self._error is not None:
             mean += self._error
         down = self.compress_mean(mean, sent)
         arriving = exchange.rounded(down)
         if self.keeps_error and down.code is not None:
             self._error = mean - arriving
-        everybody = len(round.ids) == round.num_clients
+        everybody = len(this_round.ids) == this_round.num_clients
         if everybody:
             exchange.answer(dict.fromkeys(own, down))
         self._global = self._global + arriving
-        self._up_to_date = round.ids if everybody else ()
-        for client in round.clients:
+        self._up_to_date = this_round.ids if everybody else ()
+        for client in this_round.clients:
             client.vector[:length] = self._global
         return {"update/density": float(sent.sum()) / self._shared.size}
 

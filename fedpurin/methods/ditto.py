@@ -43,7 +43,7 @@ class Ditto(FedAvg):
             client.extra["global"] = client.vector.clone()
         return client.extra["global"]
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         received = self.copy_of_global(client).clone()
         shared = LocalFit(start="global", keep=("global",), purpose="fit/global", scored=False)
         values = {"proximal_weight": self.lam}

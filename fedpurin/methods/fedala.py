@@ -53,7 +53,7 @@ class FedALA(FedAvg):
             client.extra["global"] = client.vector.clone()
         return client.extra["global"]
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         received = self.copy_of_global(client)
         if torch.equal(received, client.vector):  # its first round: nothing to choose between
             return (LocalFit(),)
@@ -74,10 +74,10 @@ class FedALA(FedAvg):
         )
         return learning, LocalFit(prepare=_aggregate)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
-        for client in round.clients:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        for client in this_round.clients:
             client.store("global", client.vector)  # what goes up, and is overwritten by the mean
-        return super().communicate(round, exchange)
+        return super().communicate(this_round, exchange)
 
     def merged(self, client: Client) -> Tensor:
         return self.copy_of_global(client)

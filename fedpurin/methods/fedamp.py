@@ -46,12 +46,12 @@ class FedAMP(Method):
         adapted: LightningModule = mix_in("lightning_modules.Proximal", module)
         return adapted
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         values = {"proximal_weight": self.lam / self.step}
         return (LocalFit(models={"reference": client.vector.clone()}, values=values),)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
-        weights = exchange.mix(round.vectors, self._attend)
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        weights = exchange.mix(this_round.vectors, self._attend)
         return {"collaboration/own": float(weights.diagonal().mean())}
 
     def _attend(self, distances: Tensor) -> Tensor:

@@ -41,21 +41,21 @@ class FedAvg(Method):
         """The client's vector whose shared part is averaged: it sends this one, and the mean overwrites it."""
         return client.vector
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
-        behind = [client for client in round.clients if client.id not in self._up_to_date]
-        if not behind or (self._global is None and len(round.ids) == round.num_clients):
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
+        behind = [client for client in this_round.clients if client.id not in self._up_to_date]
+        if not behind or (self._global is None and len(this_round.ids) == this_round.num_clients):
             return  # when everybody takes part, the mean at the end of a round is its download
         present = self.copy_of_global(behind[0]) if self._global is None else self._global  # initial weights, or a mean
         received = exchange.download(present, [client.id for client in behind])
         for client in behind:
             self.copy_of_global(client)[: shared.length] = received
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
-        everybody = len(round.ids) == round.num_clients
-        copies = {client.id: self.copy_of_global(client) for client in round.clients}
-        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        everybody = len(this_round.ids) == this_round.num_clients
+        copies = {client.id: self.copy_of_global(client) for client in this_round.clients}
+        weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
         self._global = exchange.average(copies, weights, deliver=everybody)
-        self._up_to_date = round.ids if everybody else ()
+        self._up_to_date = this_round.ids if everybody else ()
         for copy in copies.values() if not everybody else ():
             copy[: len(self._global)] = self._global
         return {}

@@ -32,7 +32,7 @@ class FedBABU(FedPer):
     finetunes: Literal["all", "head", "body"] = "all"
     """What is fine-tuned; the paper compares the three, and takes all of it."""
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         wanted = self.finetunes
         tuned = LocalFit(
             keep=("personal",),

@@ -34,9 +34,9 @@ class FedCAC(Method):
     def shares(self, segment: Segment) -> bool:
         return self.share_norm or not segment.is_norm
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
-        masks = exchange.share_masks(round.masks)
-        overlap = overlap_matrix(torch.stack([masks[id] for id in round.ids]), "published")
-        groups = collaborators(overlap, round.ids, round.number, self.beta)
-        exchange.combine_dense(round.vectors, masks, groups, weights=round.num_train)
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        masks = exchange.share_masks(this_round.masks)
+        overlap = overlap_matrix(torch.stack([masks[client_id] for client_id in this_round.ids]), "published")
+        groups = collaborators(overlap, this_round.ids, this_round.number, self.beta)
+        exchange.combine_dense(this_round.vectors, masks, groups, weights=this_round.num_train)
         return {"collaboration/partners": sum(len(group) - 1 for group in groups.values()) / len(groups)}

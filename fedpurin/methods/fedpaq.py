@@ -36,8 +36,8 @@ class FedPAQ(Compressed):
     def code(self) -> Stochastic:
         return Stochastic(self.bits, self.bucket, self.norm)
 
-    def compress(self, client: Client, update: Tensor, round: Round) -> Update:
-        draws = torch_generator(round.seed, "quantise", round=round.number, client=client.id)
+    def compress(self, client: Client, update: Tensor, this_round: Round) -> Update:
+        draws = torch_generator(this_round.seed, "quantise", round_number=this_round.number, client=client.id)
         return Update(update, None, self.code(), draws)
 
     def compress_mean(self, mean: Tensor, sent: Tensor) -> Update:

@@ -49,7 +49,7 @@ class FedProto(Method):
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         for name in ("prototype_sums", "prototype_counts"):
             client.buffers[name].zero_()
         if "prototypes" not in client.extra:
@@ -59,21 +59,21 @@ class FedProto(Method):
         values["has_prototype"] = client.extra["has_prototype"]
         return (LocalFit(values=values),)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
-        shapes = [client.buffers["prototype_sums"].shape for client in round.clients]
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        shapes = [client.buffers["prototype_sums"].shape for client in this_round.clients]
         shape = next(shape for part in exchange.processes.gather_objects(shapes[:1]) for shape in part)
         layout = Layout.from_sizes([shape[1]] * shape[0], [f"class {number}" for number in range(shape[0])])
         updates = {}
-        for client in round.clients:
+        for client in this_round.clients:
             counts = client.buffers["prototype_counts"]
             means = client.buffers["prototype_sums"] / counts.clamp(min=1).unsqueeze(1)
             has = layout.embed((counts > 0).repeat_interleave(shape[1]))
             updates[client.id] = Update(layout.embed(means.flatten()), pack_mask(has))
-        weights: Mapping[int, float] = dict.fromkeys(round.ids, 1)
+        weights: Mapping[int, float] = dict.fromkeys(this_round.ids, 1)
         mean, senders = exchange.average_updates(updates, weights, divide_by="senders", layout=layout)
         known = pack_mask(senders > 0)
-        received = exchange.answer({client.id: Update(mean, known) for client in round.clients}, layout=layout)
-        for client in round.clients:
+        received = exchange.answer({client.id: Update(mean, known) for client in this_round.clients}, layout=layout)
+        for client in this_round.clients:
             client.store("prototypes", layout.extract(received[client.id].vector).view(shape))
             arrived = layout.extract(unpack_mask(received[client.id].mask)).view(shape)
             client.store("has_prototype", arrived.any(1).float())

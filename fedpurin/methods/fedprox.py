@@ -31,5 +31,5 @@ class FedProx(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Proximal", module)
         return adapted
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         return (LocalFit(models={"reference": client.vector}, values={"proximal_weight": self.mu}),)

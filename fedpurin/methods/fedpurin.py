@@ -65,16 +65,16 @@ class FedPURIN(Method):
                 "method.close_after_horizon=true needs method.fill=local: the global part travels in every round"
             )
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         if self._closed:
             return {"collaboration/closed": 1.0}
-        masks = exchange.share_masks(round.masks)
-        overlap = overlap_matrix(torch.stack([masks[id] for id in round.ids]), self.overlap)
-        groups = collaborators(overlap, round.ids, round.number, self.beta)
+        masks = exchange.share_masks(this_round.masks)
+        overlap = overlap_matrix(torch.stack([masks[client_id] for client_id in this_round.ids]), self.overlap)
+        groups = collaborators(overlap, this_round.ids, this_round.number, self.beta)
         exchange.combine(
-            round.vectors, masks, groups, normalise=self.normalise, fill=self.fill, weights=round.num_train
+            this_round.vectors, masks, groups, normalise=self.normalise, fill=self.fill, weights=this_round.num_train
         )
-        self._closed = self.close_after_horizon and horizon_closed(overlap, round.number, self.beta)
+        self._closed = self.close_after_horizon and horizon_closed(overlap, this_round.number, self.beta)
         return {
             "collaboration/closed": float(self._closed),
             "collaboration/partners": sum(len(group) - 1 for group in groups.values()) / len(groups),

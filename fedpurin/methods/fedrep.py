@@ -27,7 +27,7 @@ class FedRep(FedPer):
     """None takes `trainer.local_epochs`."""
     weighting: Literal["samples", "uniform"] = "uniform"
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         head = LocalFit(
             trains=lambda segment: segment.is_head, epochs=self.head_epochs, purpose="fit/head", scored=False
         )

@@ -48,7 +48,7 @@ class FedRoD(FedAvg):
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         assert client.class_counts is not None, "needs_classes"
         counts = client.class_counts.float()
         log_prior = torch.where(counts > 0, self.gamma * counts.clamp(min=1).log(), -torch.inf)

@@ -32,7 +32,7 @@ class FedSelect(Partial):
     limit: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Share of a tensor beyond which no further element becomes personal."""
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         common = self.shared_elements(client)
         client.store("start", client.vector)
         if not bool(client.extra["personal"].any()):

@@ -41,20 +41,20 @@ class FedSpa(Partial):
     anneal_rounds: Annotated[int, Field(ge=1)] = 100
     """T, rounds until masks rest."""
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
-        for client in round.clients:
+        for client in this_round.clients:
             if "kept" not in client.extra:
-                client.extra["kept"] = self._random_mask(client, round.seed)
+                client.extra["kept"] = self._random_mask(client, this_round.seed)
         if self._global is None:
-            self._global = exchange.common(round.clients[0].vector if round.clients else None)
-            for client in round.clients:
+            self._global = exchange.common(this_round.clients[0].vector if this_round.clients else None)
+            for client in this_round.clients:
                 client.vector *= client.extra["kept"]
         else:
-            received = exchange.answer({client.id: Update(self._global, client.mask) for client in round.clients})
-            for client in round.clients:
+            received = exchange.answer({client.id: Update(self._global, client.mask) for client in this_round.clients})
+            for client in this_round.clients:
                 client.vector.copy_(received[client.id].vector * client.extra["kept"])
-        for client in round.clients:
+        for client in this_round.clients:
             client.store("start", client.vector)
 
     def _random_mask(self, client: Client, seed: int) -> Tensor:
@@ -64,29 +64,29 @@ class FedSpa(Partial):
             mask[segment.slice][order[max(1, round(self.density * segment.size)) :]] = 0.0
         return mask
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         return (LocalFit(update_mask=self.shared_elements(client), keeps_gradient=True),)
 
     def shared_elements(self, client: Client) -> Tensor:
         return client.extra["kept"] > 0 if "kept" in client.extra else torch.ones_like(client.vector, dtype=torch.bool)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         assert self._global is not None, "begin has run"
         updates = {
             client.id: Update(client.vector - client.extra["start"], pack_mask(self._elements(client)))
-            for client in round.clients
+            for client in this_round.clients
         }
-        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
+        weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
         mean, senders = exchange.average_updates(updates, weights)
         self._global = self._global + mean
         if self.evolve:
-            share = self.anneal / 2 * (1 + math.cos(math.pi * min(1.0, round.number / self.anneal_rounds)))
-            for client in round.clients:
+            share = self.anneal / 2 * (1 + math.cos(math.pi * min(1.0, this_round.number / self.anneal_rounds)))
+            for client in this_round.clients:
                 self._move(client, share)
-        for client in round.clients:
+        for client in this_round.clients:
             client.mask = pack_mask(self._elements(client))
         if self.evolve:
-            exchange.share_masks(round.masks, alone=True)
+            exchange.share_masks(this_round.masks, alone=True)
         return {"update/density": float(senders.sum()) / self._shared.size}
 
     def _move(self, client: Client, share: float) -> None:

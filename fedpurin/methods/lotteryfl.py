@@ -43,14 +43,14 @@ class LotteryFL(Partial):
         super().__post_init__()
         self._initial: Tensor | None = None
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         is_first = self._global is None
-        super().begin(round, exchange, shared)
+        super().begin(this_round, exchange, shared)
         if is_first:
             assert self._global is not None
             self._initial = self._global.clone()
             return
-        for client in round.clients:
+        for client in this_round.clients:
             self._draw(client)
 
     def _draw(self, client: Client) -> None:
@@ -71,7 +71,7 @@ class LotteryFL(Partial):
         client.store("kept", kept.float())
         client.vector[: self._shared.length] = self._initial * kept[: self._shared.length]
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         return (LocalFit(update_mask=self.shared_elements(client)),)
 
     def shared_elements(self, client: Client) -> Tensor:

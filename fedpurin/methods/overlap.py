@@ -49,7 +49,7 @@ def overlap_of_counts(
     return overlap
 
 
-def threshold(overlap: Float64[np.ndarray, "clients clients"], round: int, beta: float) -> float:
+def threshold(overlap: Float64[np.ndarray, "clients clients"], round_number: int, beta: float) -> float:
     """θ_t = Ō + (t+1)/β · (O_max − Ō) over the pairs that are not NaN; NaN where there is no pair."""
     pairs = overlap[~np.isnan(overlap)]
     if not pairs.size:
@@ -57,15 +57,15 @@ def threshold(overlap: Float64[np.ndarray, "clients clients"], round: int, beta:
     highest = float(pairs.max())
     if pairs.min() == highest:
         return highest  # all equal: a mean of equal numbers may round, and must not shut everybody out
-    mean, raised = float(pairs.mean()), (round + 1) / beta
+    mean, raised = float(pairs.mean()), (round_number + 1) / beta
     return highest if raised == 1 else mean + raised * (highest - mean)  # exactly the maximum at the horizon
 
 
 def collaborators(
-    overlap: Float64[np.ndarray, "clients clients"], ids: Sequence[int], round: int, beta: float
+    overlap: Float64[np.ndarray, "clients clients"], ids: Sequence[int], round_number: int, beta: float
 ) -> dict[int, tuple[int, ...]]:
     """C_i of every participant: itself and each j with O_ij ≥ θ_t, ascending. Row and column k belong to `ids[k]`."""
-    bar = threshold(overlap, round, beta)
+    bar = threshold(overlap, round_number, beta)
     with np.errstate(invalid="ignore"):
         joins = overlap >= bar  # false wherever either side is NaN
     np.fill_diagonal(joins, True)
@@ -74,7 +74,7 @@ def collaborators(
     }
 
 
-def horizon_closed(overlap: Float64[np.ndarray, "clients clients"], round: int, beta: float) -> bool:
+def horizon_closed(overlap: Float64[np.ndarray, "clients clients"], round_number: int, beta: float) -> bool:
     """Whether nobody can clear the bar from this round on: (t+1) > β, and the overlaps are not all equal."""
     pairs = overlap[~np.isnan(overlap)]
-    return round + 1 > beta and bool(pairs.size) and bool(pairs.min() < pairs.max())
+    return round_number + 1 > beta and bool(pairs.size) and bool(pairs.min() < pairs.max())

@@ -51,29 +51,29 @@ class Partial(Method):
                 "this model has none"
             )
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
         if self._global is None:
-            self._global = exchange.common(round.clients[0].vector if round.clients else None)
+            self._global = exchange.common(this_round.clients[0].vector if this_round.clients else None)
             return
         # The server knows what a client sent last (`client.mask`); all goes to whoever has sent nothing yet.
-        received_by = exchange.answer({client.id: Update(self._global, client.mask) for client in round.clients})
-        for client in round.clients:
+        received_by = exchange.answer({client.id: Update(self._global, client.mask) for client in this_round.clients})
+        for client in this_round.clients:
             received = received_by[client.id]
             part = client.vector[: shared.length]
             part.copy_(torch.where(self._elements(client) & unpack_mask(received.mask), received.vector, part))
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         assert self._global is not None, "begin has run"
-        for client in round.clients:
+        for client in this_round.clients:
             self.conclude(client)
-        weights = round.num_train if self.weighting == "samples" else dict.fromkeys(round.ids, 1)
-        for client in round.clients:
+        weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
+        for client in this_round.clients:
             client.mask = pack_mask(self._elements(client))
-        updates = {client.id: Update(client.vector, client.mask) for client in round.clients}
+        updates = {client.id: Update(client.vector, client.mask) for client in this_round.clients}
         mean, senders = exchange.average_updates(updates, weights, divide_by="senders")
         self._global = torch.where(senders > 0, mean, self._global)
-        for client in round.clients:
+        for client in this_round.clients:
             self.choose(client)
         return {"update/density": float(senders.sum()) / self._shared.size}
 

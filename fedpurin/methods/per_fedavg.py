@@ -36,7 +36,7 @@ class PerFedAvg(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Adapting", module)
         return adapted
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         adapted = LocalFit(
             keep=("personal",), lr=self.alpha, epochs=self.adaptation_epochs, purpose="fit/personal", scored=False
         )

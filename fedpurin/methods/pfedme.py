@@ -41,7 +41,7 @@ class PFedMe(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Proximal", module)
         return adapted
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         personal = LocalFit(
             keep=("personal",),
             lr=self.rate,

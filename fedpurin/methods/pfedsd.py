@@ -36,7 +36,7 @@ class PFedSD(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Distilling", module)
         return adapted
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         keep = (MODEL, "teacher")
         if "teacher" not in client.extra:
             return (LocalFit(keep=keep),)

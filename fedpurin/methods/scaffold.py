@@ -45,14 +45,14 @@ class Scaffold(FedAvg):
         adapted: LightningModule = mix_in("lightning_modules.Corrected", module)
         return adapted
 
-    def begin(self, round: Round, exchange: Exchange, shared: Layout) -> None:
-        super().begin(round, exchange, shared)
+    def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
+        super().begin(this_round, exchange, shared)
         if self._control is not None:  # in the first round it is zero, as everybody knows
-            self._received = exchange.download(self._control, round.ids)
-        if round.clients:
-            self._start = round.clients[0].vector[: shared.length].clone()
+            self._received = exchange.download(self._control, this_round.ids)
+        if this_round.clients:
+            self._start = this_round.clients[0].vector[: shared.length].clone()
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         if self._received is None:
             return (LocalFit(measures_reach=True),)
         correction = self._received.clone()
@@ -60,9 +60,9 @@ class Scaffold(FedAvg):
             correction -= client.extra["control"]
         return (LocalFit(models={"correction": correction}, measures_reach=True),)
 
-    def communicate(self, round: Round, exchange: Exchange) -> dict[str, float]:
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         changes = {}
-        for client in round.clients:
+        for client in this_round.clients:
             if math.isnan(client.reach):
                 raise ConfigError(
                     "method=Scaffold divides by the learning rate, so model.configure_optimizers must return torch's SGD "
@@ -73,10 +73,10 @@ class Scaffold(FedAvg):
             changes[client.id] = change if self._received is None else change - self._received
             earlier = client.extra.get("control", torch.zeros_like(change))
             client.store("control", earlier + changes[client.id])
-        mean = exchange.average(changes, dict.fromkeys(round.ids, 1), deliver=False)
-        moved = len(round.ids) / round.num_clients * mean
+        mean = exchange.average(changes, dict.fromkeys(this_round.ids, 1), deliver=False)
+        moved = len(this_round.ids) / this_round.num_clients * mean
         self._control = moved if self._control is None else self._control + moved
-        return super().communicate(round, exchange)
+        return super().communicate(this_round, exchange)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"control": self._control}

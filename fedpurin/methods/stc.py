@@ -36,7 +36,7 @@ class STC(Compressed):
     def code(self) -> Ternary:
         return Ternary()
 
-    def compress(self, client: Client, update: Tensor, round: Round) -> Update:
+    def compress(self, client: Client, update: Tensor, this_round: Round) -> Update:
         return Update(update, largest(update, self.density, self._shared), self.code())
 
     def compress_mean(self, mean: Tensor, sent: Tensor) -> Update:

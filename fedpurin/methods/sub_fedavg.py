@@ -38,7 +38,7 @@ class SubFedAvg(Partial):
     distance: Annotated[float, Field(ge=0, le=1)] = 1e-4
     """Least difference of the two masks, a share of their elements."""
 
-    def plan(self, client: Client, round: int) -> tuple[LocalFit, ...]:
+    def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
         kept = self.shared_elements(client)
         first = LocalFit(epochs=1, keep=(MODEL, "early"), update_mask=kept, purpose="fit/first", scored=False)
         return first, LocalFit(update_mask=kept)

@@ -29,5 +29,5 @@ class TopK(Compressed):
     density: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the parameters that a client sends."""
 
-    def compress(self, client: Client, update: Tensor, round: Round) -> Update:
+    def compress(self, client: Client, update: Tensor, this_round: Round) -> Update:
         return Update(update, largest(update, self.density, self._shared))

@@ -72,4 +72,8 @@ def bootstrap(gains: Mapping[int, list[float]]) -> Interval:
 def by_client(run: Run) -> dict[int, float]:
     """Final accuracy of each client that has one."""
     values = run.final.get(METRIC, ())
-    return {int(id): float(value) for id, value in zip(run.client_ids, values, strict=False) if math.isfinite(value)}
+    return {
+        int(client_id): float(value)
+        for client_id, value in zip(run.client_ids, values, strict=False)
+        if math.isfinite(value)
+    }

@@ -144,7 +144,9 @@ def read_run(path: Path) -> Run:
         raise BrokenRun("metrics.jsonl holds no complete round")
     rounds = np.array(sorted(lines), dtype=np.float64)
     names = dict.fromkeys(name for line in lines.values() for name in line if name != "round")
-    metrics = {name: np.array([_number(lines[int(round)].get(name)) for round in rounds]) for name in names}
+    metrics = {
+        name: np.array([_number(lines[int(round_number)].get(name)) for round_number in rounds]) for name in names
+    }
     ids, final, by_round = _read_clients(path / "clients.csv", rounds, notes)
     return Run(
         path=path,
@@ -370,5 +372,5 @@ def _mask_round(line: Mapping[str, Any]) -> MaskRound:
         round=int(line["round"]),
         ids=tuple(line["ids"]),
         overlap=np.array(line["overlap"], dtype=np.float64),
-        collaborators=None if groups is None else {int(id): tuple(group) for id, group in groups.items()},
+        collaborators=None if groups is None else {int(client_id): tuple(group) for client_id, group in groups.items()},
     )

@@ -170,7 +170,9 @@ def _assemble(
             log.warning(line)
         if (about_store := store_remark(config.clients, fabric.device)) is not None:
             log.warning(about_store)
-    own = [id for id in range(config.partition.num_clients) if processes.owner(id) == processes.rank]
+    own = [
+        client_id for client_id in range(config.partition.num_clients) if processes.owner(client_id) == processes.rank
+    ]
     store = make_store(
         config.clients,
         fabric.device,
@@ -178,10 +180,12 @@ def _assemble(
         num_bytes=trainer.vector.nbytes,
     )
     clients = {}
-    for id in own:
-        client = trainer.new_client(id, torch.as_tensor(parts.train[id]), torch.as_tensor(parts.test[id]))
+    for client_id in own:
+        client = trainer.new_client(
+            client_id, torch.as_tensor(parts.train[client_id]), torch.as_tensor(parts.test[client_id])
+        )
         store.put_back([client])
-        clients[id] = client
+        clients[client_id] = client
     return Federation(
         config=config,
         method=method,
@@ -193,7 +197,7 @@ def _assemble(
         processes=processes,
         run_dir=run_dir,
         clients=clients,
-        num_train={id: len(indices) for id, indices in enumerate(parts.train)},
+        num_train={client_id: len(indices) for client_id, indices in enumerate(parts.train)},
         links=draw_links(config.network, config.partition.num_clients, config.seed) if config.network else (),
     )
 

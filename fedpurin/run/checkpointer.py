@@ -188,7 +188,9 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     module, fixed = describe_module(trainer)
     method, method_tensors = split_tensors(federation.method.state_dict(), "method")
     ledger = federation.exchange.ledger.gather(processes)
-    own = {id: (client.metrics, [client.epochs, client.steps]) for id, client in federation.clients.items()}
+    own = {
+        client_id: (client.metrics, [client.epochs, client.steps]) for client_id, client in federation.clients.items()
+    }
     everyone = [item for part in processes.gather_objects(own) for item in part.items()]
     state = {
         "format": FORMAT,
@@ -199,8 +201,8 @@ def collect(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "module": module,
         "method": method,
         "ledger": ledger.state_dict(),
-        "metrics": {str(id): metrics for id, (metrics, _) in everyone},
-        "counts": {str(id): counts for id, (_, counts) in everyone},
+        "metrics": {str(client_id): metrics for client_id, (metrics, _) in everyone},
+        "counts": {str(client_id): counts for client_id, (_, counts) in everyone},
         "history": federation.history,
         "lengths": sync_files(appended_files(federation.run_dir)) if processes.rank == 0 else {},
     }

@@ -52,14 +52,14 @@ def is_in_sweep(run_dir: Path) -> bool:
     return (sweep / "multirun.yaml").exists() or (sweep / "overrides.txt").exists()
 
 
-def _belongs_elsewhere(id: str, run_dir: Path) -> str:
+def _belongs_elsewhere(run_id: str, run_dir: Path) -> str:
     """Why an id from the environment is not this folder's; an agent gives each of its runs another."""
     if is_in_sweep(run_dir):
         return "every run of the sweep would overwrite the others on W&B"
-    if id in _used_here:
+    if run_id in _used_here:
         return "an earlier run of this process has it"
     for other in run_dir.resolve().parent.glob(f"*/{IDENTITY}"):
-        if _read_json(other).get("id") == id:
+        if _read_json(other).get("id") == run_id:
             return f"the run in {other.parent.name} has it"
     return ""
 

@@ -93,10 +93,10 @@ def kill_process() -> None:
     """Kill W&B's own process. Left alone it would try for hours to reach a server, holding our terminal or pipe."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            id, _, rest = stat.read_text().partition(" (")
+            run_id, _, rest = stat.read_text().partition(" (")
             name, _, fields = rest.rpartition(") ")
             if name == "wandb-core" and int(fields.split()[1]) == os.getpid():
-                os.kill(int(id), signal.SIGKILL)
+                os.kill(int(run_id), signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ def test_layerwise_masks_keep_their_budget_and_its_certificate_is_recorded(tmp_p
 
 def test_a_solve_beside_training_gives_the_same_run(tmp_path: Path) -> None:
     inline, beside = (run(tmp_path / name, f"program.overlap={name}") for name in ("false", "true"))
-    for id, client in inline.federation.clients.items():
-        other = beside.federation.clients[id]
+    for client_id, client in inline.federation.clients.items():
+        other = beside.federation.clients[client_id]
         assert client.mask is not None
         assert other.mask is not None
         assert torch.equal(client.mask, other.mask)

@@ -239,10 +239,12 @@ class WandbServer:
 
     def _do_CreateArtifact(self, variables: Answer) -> Answer:
         wanted = variables["input"]
-        id = f"artifact-{len(self.artifacts)}"
-        self.artifacts[id] = StoredArtifact(id, wanted["artifactTypeName"], wanted["artifactCollectionName"])
+        run_id = f"artifact-{len(self.artifacts)}"
+        self.artifacts[run_id] = StoredArtifact(run_id, wanted["artifactTypeName"], wanted["artifactCollectionName"])
         return {
-            "createArtifact": {"artifact": {"id": id, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}
+            "createArtifact": {
+                "artifact": {"id": run_id, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            }
         }
 
     def _do_CreateArtifactManifest(self, variables: Answer) -> Answer:
@@ -251,16 +253,19 @@ class WandbServer:
     def _do_UpdateArtifactManifest(self, variables: Answer) -> Answer:
         return {"updateArtifactManifest": {"artifactManifest": self._manifest(variables["artifactManifestID"])}}
 
-    def _manifest(self, id: str) -> Answer:
-        return {"id": id, "file": {"id": id, "uploadUrl": f"{self.url}/artifact/{id}/manifest", "uploadHeaders": []}}
+    def _manifest(self, run_id: str) -> Answer:
+        return {
+            "id": run_id,
+            "file": {"id": run_id, "uploadUrl": f"{self.url}/artifact/{run_id}/manifest", "uploadHeaders": []},
+        }
 
     def _do_CreateArtifactFiles(self, variables: Answer) -> Answer:
         nodes = []
         for wanted in variables["input"]["artifactFiles"]:
-            id, name = wanted["artifactID"], wanted["name"]
+            run_id, name = wanted["artifactID"], wanted["name"]
             nodes.append({
-                "storagePath": name, "uploadUrl": f"{self.url}/artifact/{id}/files/{name}", "uploadHeaders": [],
-                "uploadMultipartUrls": None, "artifact": {"id": id},
+                "storagePath": name, "uploadUrl": f"{self.url}/artifact/{run_id}/files/{name}", "uploadHeaders": [],
+                "uploadMultipartUrls": None, "artifact": {"id": run_id},
             })  # fmt: skip
         return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 

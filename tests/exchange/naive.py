@@ -32,18 +32,18 @@ def overlap(masks: Masks, kind: str) -> dict[tuple[int, int], Fraction]:
     return result
 
 
-def bar(overlaps: Mapping[tuple[int, int], Fraction], round: int, beta: int) -> Fraction:
+def bar(overlaps: Mapping[tuple[int, int], Fraction], round_number: int, beta: int) -> Fraction:
     """θ_t, exactly."""
     mean, highest = sum(overlaps.values()) / Fraction(len(overlaps)), max(overlaps.values())
-    return mean + Fraction(round + 1, beta) * (highest - mean)
+    return mean + Fraction(round_number + 1, beta) * (highest - mean)
 
 
-def collaborators(masks: Masks, kind: str, round: int, beta: int) -> dict[int, tuple[int, ...]]:
+def collaborators(masks: Masks, kind: str, round_number: int, beta: int) -> dict[int, tuple[int, ...]]:
     """C_i of every client."""
     overlaps = overlap(masks, kind)
     if not overlaps:
         return {i: (i,) for i in masks}
-    least = bar(overlaps, round, beta)
+    least = bar(overlaps, round_number, beta)
     return {i: tuple(sorted([i] + [j for j in masks if (i, j) in overlaps and overlaps[i, j] >= least])) for i in masks}
 
 

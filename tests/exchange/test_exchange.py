@@ -30,18 +30,18 @@ def one_round(
     overlap: str = "dice",
     normalise: str = "collaborators",
     fill: str = "local",
-    round: int = 3,
+    round_number: int = 3,
     beta: float = 10,
     **config: object,
 ) -> tuple[dict[int, Tensor], Ledger]:
     """What a FedPURIN round makes of the clients' vectors."""
     ledger = Ledger()
     exchange = Exchange(ExchangeConfig(**config), clients.layout, Processes(), ledger)  # type: ignore[arg-type]
-    exchange.begin_round(round, clients.ids)
+    exchange.begin_round(round_number, clients.ids)
     masks = exchange.share_masks(clients.masks)
     found = overlap_matrix([masks[i] for i in clients.ids], overlap)  # type: ignore[arg-type]
     vectors = clients.copies()
-    groups = collaborators(found, clients.ids, round, beta)
+    groups = collaborators(found, clients.ids, round_number, beta)
     exchange.combine(
         vectors,
         masks,
@@ -58,16 +58,22 @@ def federation(**changes: object) -> Clients:
 
 
 @pytest.mark.parametrize(("overlap", "normalise", "fill"), SWITCHES)
-@pytest.mark.parametrize("round", [0, 9, 10, 50])
-def test_merged_values_equal_the_naive_twin(overlap: str, normalise: str, fill: str, round: int) -> None:
+@pytest.mark.parametrize("round_number", [0, 9, 10, 50])
+def test_merged_values_equal_the_naive_twin(overlap: str, normalise: str, fill: str, round_number: int) -> None:
     """Before, at and past the horizon of 10 rounds, both modes, in buckets of one block: the very bits."""
-    clients = federation(seed=round)
+    clients = federation(seed=round_number)
     bits = clients.bits()
-    groups = naive.collaborators(bits, overlap, round, 10)
+    groups = naive.collaborators(bits, overlap, round_number, 10)
     expected = naive.merge(clients.values(), bits, groups, normalise, fill, clients.samples)
     for mode, bucket in product(("direct", "on_demand"), (SMALL_BUCKET, 64.0)):
         vectors, _ = one_round(
-            clients, overlap=overlap, normalise=normalise, fill=fill, round=round, mode=mode, bucket_mib=bucket
+            clients,
+            overlap=overlap,
+            normalise=normalise,
+            fill=fill,
+            round_number=round_number,
+            mode=mode,
+            bucket_mib=bucket,
         )
         for i in clients.ids:
             result, length = vectors[i].numpy(), clients.layout.length
@@ -163,7 +169,7 @@ def test_on_demand_costs_less_and_nothing_but_masks_past_the_horizon() -> None:
     clients = federation()
     direct, demand = (one_round(clients, mode=mode)[1].round_totals(3) for mode in ("direct", "on_demand"))
     assert demand["bytes/up"] + demand["bytes/down"] < direct["bytes/up"] + direct["bytes/down"]
-    closed = one_round(clients, round=50)[1].round_totals(50)
+    closed = one_round(clients, round_number=50)[1].round_totals(50)
     assert closed["bytes/down"] == 0
     assert closed["bytes/up"] == closed["bytes/up/mask"]
 
@@ -173,7 +179,7 @@ def test_a_critical_zero_below_zero_loses_its_sign_in_every_mode() -> None:
     clients = federation()
     for vector in clients.vectors.values():
         vector[:20] = -0.0
-    results = [one_round(clients, mode=mode, round=50)[0] for mode in ("direct", "on_demand")]
+    results = [one_round(clients, mode=mode, round_number=50)[0] for mode in ("direct", "on_demand")]
     for i in clients.ids:
         assert torch.equal(results[0][i].view(torch.int32), results[1][i].view(torch.int32))
 

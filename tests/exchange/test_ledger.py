@@ -10,11 +10,11 @@ from fedpurin.exchange.ledger import Entry
 
 def make_ledger(rounds: int = 2) -> Ledger:
     ledger = Ledger()
-    for round in range(rounds):
-        ledger.set_baseline(round, [1, 4], dense_bytes=1000, mask_bytes=30)
-        ledger.record(round, 1, "up", "mask", {"header": 40, "bitmap": 7, "dense": 0})
-        ledger.record(round, 1, "down", "sums", {"header": 40, "float32": 100})
-        ledger.record(round, 4, "up", "mask", {"header": 40})
+    for round_number in range(rounds):
+        ledger.set_baseline(round_number, [1, 4], dense_bytes=1000, mask_bytes=30)
+        ledger.record(round_number, 1, "up", "mask", {"header": 40, "bitmap": 7, "dense": 0})
+        ledger.record(round_number, 1, "down", "sums", {"header": 40, "float32": 100})
+        ledger.record(round_number, 4, "up", "mask", {"header": 40})
     return ledger
 
 

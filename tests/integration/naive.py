@@ -47,14 +47,14 @@ def overlap(mi: Mask, mj: Mask, kind: str) -> float:
     return 1 - differ / (2 * size_i) if kind == "published" else 2 * both / (size_i + size_j)
 
 
-def collaborators(masks: dict[int, Mask], round: int, beta: int, kind: str) -> dict[int, set[int]]:
+def collaborators(masks: dict[int, Mask], round_number: int, beta: int, kind: str) -> dict[int, set[int]]:
     """Step 5, with the rule for empty masks."""
     sending = [i for i, m in masks.items() if any(any(bits) for bits in m.values())]
     pairs = {(i, j): overlap(masks[i], masks[j], kind) for i in sending for j in sending if i != j}
     groups = {i: {i} for i in masks}
     if pairs:
         mean = sum(pairs.values()) / len(pairs)
-        threshold = mean + (round + 1) / beta * (max(pairs.values()) - mean)
+        threshold = mean + (round_number + 1) / beta * (max(pairs.values()) - mean)
         for (i, j), value in pairs.items():
             if value >= threshold:
                 groups[i].add(j)

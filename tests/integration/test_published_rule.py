@@ -47,11 +47,13 @@ def make_data(num: int, seed: int) -> TensorDataset:
     return TensorDataset(x, (x[:, :3].sum(1) + x[:, 3]).clamp(-1.4, 1.4).round().long() + 1)
 
 
-def plain_fit(net: Tiny, x: Tensor, y: Tensor, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def plain_fit(
+    net: Tiny, x: Tensor, y: Tensor, round_number: int, client: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The fit as anyone would write it; only the order of samples and the dropout seed are the engine's."""
     optimizer = net.configure_optimizers()
-    order = torch_generator(0, "fit/order", round=round, client=client)
-    torch.manual_seed(derive_seed(0, "fit/dropout", round=round, client=client))
+    order = torch_generator(0, "fit/order", round_number=round_number, client=client)
+    torch.manual_seed(derive_seed(0, "fit/dropout", round_number=round_number, client=client))
     net.train()
     for _ in range(EPOCHS):
         for index in torch.randperm(len(x), generator=order).split(BATCH):
@@ -99,13 +101,13 @@ def test_a_run_equals_the_naive_twin(
 
     models = {i: {name: p.detach().clone() for name, p in Tiny().named_parameters()} for i in range(CLIENTS)}
     masks: dict[int, naive.Mask] = {}
-    for round in range(ROUNDS):
+    for round_number in range(ROUNDS):
         fitted = {}
         for i in range(CLIENTS):
             net = Tiny()
             net.load_state_dict(models[i])
             index = clients[i].train_indices
-            after, gradient = plain_fit(net, train.tensors[0][index], train.tensors[1][index], round, i)
+            after, gradient = plain_fit(net, train.tensors[0][index], train.tensors[1][index], round_number, i)
             update = {name: after[name] - models[i][name] for name in after}
             shared = [name for name in after if share_norm or not name.startswith("net.1")]
             direction = gradient if source == "gradient" else update
@@ -114,7 +116,7 @@ def test_a_run_equals_the_naive_twin(
                 order=order, source=source, cutoff=1e-10,
             )  # fmt: skip
             masks[i], fitted[i] = naive.layerwise(c, TAU), after
-        groups = naive.collaborators(masks, round, BETA, overlap)
+        groups = naive.collaborators(masks, round_number, BETA, overlap)
         merged = naive.merge(
             {i: {name: fitted[i][name] for name in masks[i]} for i in fitted}, masks, groups,
             {i: clients[i].num_train for i in clients}, normalise=normalise, fill=fill,

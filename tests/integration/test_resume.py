@@ -28,8 +28,8 @@ ROUNDS = 5
 class Fails(lightning.Callback):
     """Ends the run in a round: by an error, or by a signal to itself."""
 
-    def __init__(self, round: int, number: int | None = None) -> None:
-        self.round, self.number = round, number
+    def __init__(self, round_number: int, number: int | None = None) -> None:
+        self.round, self.number = round_number, number
 
     def on_client_end(self, federation: fedpurin.Federation) -> None:
         if len(federation.history) == self.round:
@@ -53,8 +53,8 @@ def read_clients(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def assert_same(one: fedpurin.RunResult, other: fedpurin.RunResult) -> None:
-    for id, client in one.federation.clients.items():
-        twin = other.federation.clients[id]
+    for client_id, client in one.federation.clients.items():
+        twin = other.federation.clients[client_id]
         assert torch.equal(client.vector, twin.vector)
         assert (client.mask is None) == (twin.mask is None)
         assert client.mask is None or torch.equal(client.mask, twin.mask)  # type: ignore[arg-type]
@@ -188,7 +188,10 @@ def assert_same_folders(one: Path, other: Path) -> None:
     assert all(torch.equal(value, twin[key]) for key, value in mine.items())
     states = [find_all(folder)[0].read_state() for folder in (one, other)]
     assert states[0]["ledger"]["entries"].keys() == states[1]["ledger"]["entries"].keys()
-    assert all(states[0]["ledger"]["entries"][id] == states[1]["ledger"]["entries"][id] for id in map(str, range(5)))
+    assert all(
+        states[0]["ledger"]["entries"][client_id] == states[1]["ledger"]["entries"][client_id]
+        for client_id in map(str, range(5))
+    )
 
 
 @pytest.mark.slow

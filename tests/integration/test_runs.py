@@ -108,9 +108,9 @@ def test_a_clients_fit_does_not_depend_on_who_else_took_part(tmp_path: Path) -> 
     )
     took_part = [int(row["client"]) for row in csv.DictReader((tmp_path / "some" / "clients.csv").open())]
     assert len(took_part) == 2
-    for id, client in some.federation.clients.items():
-        same = torch.equal(client.vector, everyone.federation.clients[id].vector)
-        assert same == (id in took_part)
+    for client_id, client in some.federation.clients.items():
+        same = torch.equal(client.vector, everyone.federation.clients[client_id].vector)
+        assert same == (client_id in took_part)
 
 
 def test_clients_that_sit_out_neither_send_nor_change(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_diverging_client_keeps_its_last_good_state_and_sends_nothing(tmp_path
         assert (row["diverged"] == "loss is nan") == (int(row["client"]) in bad)
         assert (int(row["bytes/up"] or 0) == 0) == (int(row["client"]) in bad)
     fresh = fedpurin.simulate([*DIVERGING, "trainer.rounds=1", "method=local"], run_dir=tmp_path / "fresh")
-    (id,) = bad
-    assert torch.equal(result.federation.clients[id].vector, fresh.federation.clients[id].vector)
+    (client_id,) = bad
+    assert torch.equal(result.federation.clients[client_id].vector, fresh.federation.clients[client_id].vector)
     assert all(torch.isfinite(client.vector).all() for client in result.federation.clients.values())
 
 

@@ -41,8 +41,8 @@ def run(run_dir: Path, method: str, executor: str, module: LightningModule, **tr
 
 
 def assert_same(one: Federation, other: Federation) -> None:
-    for id, client in one.clients.items():
-        twin = other.clients[id]
+    for client_id, client in one.clients.items():
+        twin = other.clients[client_id]
         torch.testing.assert_close(twin.vector, client.vector, rtol=1e-4, atol=1e-5)
         for name, buffer in client.buffers.items():
             torch.testing.assert_close(twin.buffers[name], buffer, rtol=1e-4, atol=1e-5)
@@ -107,8 +107,8 @@ def test_a_module_of_ones_own(tmp_path: Path, optimizer: Any) -> None:
 
 def test_dropout_differs_between_clients_and_repeats(tmp_path: Path) -> None:
     one, two = (run(tmp_path / name, "local", "cohort", TwoInputs(0.5), cohort=4, rounds=1) for name in ("one", "two"))
-    for id, client in one.clients.items():
-        assert torch.equal(client.vector, two.clients[id].vector)
+    for client_id, client in one.clients.items():
+        assert torch.equal(client.vector, two.clients[client_id].vector)
 
 
 @pytest.mark.parametrize("clients_per_round", [2, 3])

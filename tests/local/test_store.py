@@ -41,10 +41,10 @@ def test_clients_on_disk_learn_the_same_bits(method: str, tmp_path: Path, monkey
     monkeypatch.setattr(store, "SMALL_BYTES", 0)
     kept, mapped = run(tmp_path / "device", method, "device"), run(tmp_path / "disk", method, "disk")
     assert isinstance(mapped.store, DiskStore)
-    for id, one in kept.clients.items():
-        other = mapped.clients[id]
+    for client_id, one in kept.clients.items():
+        other = mapped.clients[client_id]
         assert torch.equal(one.vector, other.vector)
-        assert other.vector.data_ptr() == mapped.store._maps[id, "vector"][1].data_ptr()
+        assert other.vector.data_ptr() == mapped.store._maps[client_id, "vector"][1].data_ptr()
         assert one.extra.keys() == other.extra.keys()
         assert all(torch.equal(vector, other.extra[name]) for name, vector in one.extra.items())
 
@@ -55,7 +55,7 @@ def test_a_run_may_go_on_with_another_store(tmp_path: Path, monkeypatch: pytest.
     run(tmp_path / "parts", "ditto", "device", rounds=1)
     resumed = run(tmp_path / "parts", "ditto", "disk", resume="auto")
     assert resumed.first_round == 1
-    assert all(torch.equal(one.vector, resumed.clients[id].vector) for id, one in whole.clients.items())
+    assert all(torch.equal(one.vector, resumed.clients[client_id].vector) for client_id, one in whole.clients.items())
     assert {name for _, name in resumed.store._maps} == {"vector", "global"}  # type: ignore[attr-defined]
 
 

@@ -46,7 +46,7 @@ def plain_loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def fit(
     peer: Peer,
-    round: int,
+    round_number: int,
     *,
     net: nn.Module | None = None,
     loss: Loss = plain_loss,
@@ -59,7 +59,7 @@ def fit(
     net = net or peer.net
     trained = [p for name, p in net.named_parameters() if only(name)]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    order = torch_generator(0, f"{purpose}/order", round=round, client=peer.id)
+    order = torch_generator(0, f"{purpose}/order", round_number=round_number, client=peer.id)
     net.train()
     steps = 0
     for _ in range(epochs):
@@ -102,64 +102,64 @@ def is_norm(name: str) -> bool:
     return name.startswith("net.1")
 
 
-def local(peers: list[Peer], round: int) -> None:
+def local(peers: list[Peer], round_number: int) -> None:
     for peer in peers:
-        fit(peer, round)
+        fit(peer, round_number)
 
 
-def fedavg(peers: list[Peer], round: int) -> None:
-    local(peers, round)
+def fedavg(peers: list[Peer], round_number: int) -> None:
+    local(peers, round_number)
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         assign(peer.net, average)
 
 
-def fedprox(peers: list[Peer], round: int, mu: float = 1.0) -> None:
+def fedprox(peers: list[Peer], round_number: int, mu: float = 1.0) -> None:
     for peer in peers:
         received = parameters(peer.net)
-        fit(peer, round, loss=lambda net, x, y, w=received: plain_loss(net, x, y) + mu / 2 * distance(net, w))
+        fit(peer, round_number, loss=lambda net, x, y, w=received: plain_loss(net, x, y) + mu / 2 * distance(net, w))
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         assign(peer.net, average)
 
 
-def fedper(peers: list[Peer], round: int) -> None:
-    local(peers, round)
+def fedper(peers: list[Peer], round_number: int) -> None:
+    local(peers, round_number)
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         assign(peer.net, average, lambda name: not is_head(name))
 
 
-def fedrep(peers: list[Peer], round: int) -> None:
+def fedrep(peers: list[Peer], round_number: int) -> None:
     for peer in peers:
-        fit(peer, round, epochs=10, purpose="fit/head", only=is_head)
-        fit(peer, round, only=lambda name: not is_head(name))
+        fit(peer, round_number, epochs=10, purpose="fit/head", only=is_head)
+        fit(peer, round_number, only=lambda name: not is_head(name))
     average = mean([peer.net for peer in peers], [1.0] * len(peers))
     for peer in peers:
         assign(peer.net, average, lambda name: not is_head(name))
 
 
-def fedbn(peers: list[Peer], round: int) -> None:
-    local(peers, round)
+def fedbn(peers: list[Peer], round_number: int) -> None:
+    local(peers, round_number)
     average = mean([peer.net for peer in peers], [1.0] * len(peers))
     for peer in peers:
         assign(peer.net, average, lambda name: not is_norm(name))
 
 
-def ditto(peers: list[Peer], round: int, lam: float = 1.0) -> None:
+def ditto(peers: list[Peer], round_number: int, lam: float = 1.0) -> None:
     """`net` is the personal model v_k, `second` the copy of the global one."""
     for peer in peers:
         peer.second = peer.second or copy.deepcopy(peer.net)
         received = parameters(peer.second)
-        fit(peer, round, net=peer.second, purpose="fit/global")
-        fit(peer, round, loss=lambda net, x, y, w=received: plain_loss(net, x, y) + lam / 2 * distance(net, w))
+        fit(peer, round_number, net=peer.second, purpose="fit/global")
+        fit(peer, round_number, loss=lambda net, x, y, w=received: plain_loss(net, x, y) + lam / 2 * distance(net, w))
     average = mean([peer.second for peer in peers if peer.second], [1.0] * len(peers))
     for peer in peers:
         assert peer.second is not None
         assign(peer.second, average)
 
 
-def pfedsd(peers: list[Peer], round: int, temperature: float = 3.0, lam: float = 1.0) -> None:
+def pfedsd(peers: list[Peer], round_number: int, temperature: float = 3.0, lam: float = 1.0) -> None:
     """`second` is the teacher: the client's own model after its last fit, running statistics included."""
 
     def distil(teacher: nn.Module) -> Loss:
@@ -173,14 +173,14 @@ def pfedsd(peers: list[Peer], round: int, temperature: float = 3.0, lam: float =
         return loss
 
     for peer in peers:
-        fit(peer, round, loss=distil(peer.second) if peer.second else plain_loss)
+        fit(peer, round_number, loss=distil(peer.second) if peer.second else plain_loss)
         peer.second = copy.deepcopy(peer.net).eval()
     average = mean([peer.net for peer in peers], [1.0] * len(peers))
     for peer in peers:
         assign(peer.net, average)
 
 
-def fedrod(peers: list[Peer], round: int) -> None:
+def fedrod(peers: list[Peer], round_number: int) -> None:
     """`second` is the personal head; two optimizers, one after the other on every batch."""
     for peer in peers:
         generic: nn.Sequential = peer.net.net  # type: ignore[assignment]
@@ -188,7 +188,7 @@ def fedrod(peers: list[Peer], round: int) -> None:
         peer.second = peer.second or copy.deepcopy(head)
         counts = torch.tensor([float((peer.y == c).sum()) for c in range(3)])
         optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in (generic, peer.second)]
-        order = torch_generator(0, "fit/order", round=round, client=peer.id)
+        order = torch_generator(0, "fit/order", round_number=round_number, client=peer.id)
         peer.net.train()
         for _ in range(EPOCHS):
             for index in torch.randperm(len(peer.x), generator=order).split(BATCH):
@@ -209,16 +209,16 @@ def fedrod(peers: list[Peer], round: int) -> None:
         assign(peer.net, average)
 
 
-def fedcac(peers: list[Peer], round: int, beta: int = 3, tau: float = 0.5) -> None:
+def fedcac(peers: list[Peer], round_number: int, beta: int = 3, tau: float = 0.5) -> None:
     masks, weights = {}, {}
     for peer in peers:
         before = parameters(peer.net)
-        fit(peer, round)
+        fit(peer, round_number)
         after = parameters(peer.net)
         update = {name: p - before[name] for name, p in after.items()}
         masks[peer.id] = paper.layerwise(paper.scores(after, update, order="first", source="update", cutoff=1e-20), tau)
         weights[peer.id] = after
-    groups = paper.collaborators(masks, round, beta, "published")
+    groups = paper.collaborators(masks, round_number, beta, "published")
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         merged = {}

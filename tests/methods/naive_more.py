@@ -15,18 +15,18 @@ from tests.methods.naive_sparse import assign_flat, flat
 from tests.methods.tiny import BATCH, EPOCHS
 
 
-def fedbabu(peers: list[Peer], round: int) -> None:
+def fedbabu(peers: list[Peer], round_number: int) -> None:
     for peer in peers:
         tuned = copy.deepcopy(peer.net)
-        fit(peer, round, net=tuned, epochs=5, purpose="fit/personal")
+        fit(peer, round_number, net=tuned, epochs=5, purpose="fit/personal")
         peer.kept["personal"] = flat(tuned)
-        fit(peer, round, only=lambda name: not is_head(name))
+        fit(peer, round_number, only=lambda name: not is_head(name))
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         assign(peer.net, average, lambda name: not is_head(name))
 
 
-def scaffold(peers: list[Peer], round: int) -> None:
+def scaffold(peers: list[Peer], round_number: int) -> None:
     """The server's control variate is kept with the first peer; momentum 0.9 and a learning rate of 0.1."""
     start = flat(peers[0].net)
     control = peers[0].kept.get("server", torch.zeros_like(start))
@@ -37,7 +37,7 @@ def scaffold(peers: list[Peer], round: int) -> None:
         def loss(net: nn.Module, x: Tensor, y: Tensor, shift: Tensor = control - own) -> Tensor:
             return plain_loss(net, x, y) + (torch.cat([p.flatten() for p in net.parameters()]) * shift).sum()
 
-        steps = fit(peer, round, loss=loss)
+        steps = fit(peer, round_number, loss=loss)
         reach, velocity = 0.0, 0.0
         for _ in range(steps):
             velocity = 0.9 * velocity + 1
@@ -51,8 +51,8 @@ def scaffold(peers: list[Peer], round: int) -> None:
         assign_flat(peer.net, average)
 
 
-def batches(peer: Peer, round: int, epochs: int, purpose: str = "fit") -> list[tuple[Tensor, Tensor]]:
-    order = torch_generator(0, f"{purpose}/order", round=round, client=peer.id)
+def batches(peer: Peer, round_number: int, epochs: int, purpose: str = "fit") -> list[tuple[Tensor, Tensor]]:
+    order = torch_generator(0, f"{purpose}/order", round_number=round_number, client=peer.id)
     drawn = [index for _ in range(epochs) for index in torch.randperm(len(peer.x), generator=order).split(BATCH)]
     return [(peer.x[index], peer.y[index]) for index in drawn if len(index) > 1]
 
@@ -76,13 +76,13 @@ def descend(net: nn.Module, data: list[tuple[Tensor, Tensor]], lr: float, lam: f
     return flat(net)
 
 
-def fedala(peers: list[Peer], round: int, eta: float = 1.0) -> None:
+def fedala(peers: list[Peer], round_number: int, eta: float = 1.0) -> None:
     """`second` is the mean received."""
     for peer in peers:
         if peer.second is not None:
             own, received = parameters(peer.net), parameters(peer.second)
             weights = peer.named or {name: torch.ones_like(p) for name, p in own.items()}
-            for x, y in batches(peer, round, 1 if peer.named else 10, "fit/weights"):
+            for x, y in batches(peer, round_number, 1 if peer.named else 10, "fit/weights"):
                 mixed = {n: (own[n] + (received[n] - own[n]) * weights[n]).requires_grad_() for n in own}
                 peer.net.train()
                 gradients = torch.autograd.grad(loss_of(peer.net, mixed, x, y), list(mixed.values()))
@@ -90,14 +90,14 @@ def fedala(peers: list[Peer], round: int, eta: float = 1.0) -> None:
                     weights[n] = (w - eta * g * (received[n] - own[n])).clamp(0, 1)
             peer.named = weights
             assign(peer.net, {n: own[n] + (received[n] - own[n]) * weights[n] for n in own})
-        fit(peer, round)
+        fit(peer, round_number)
     average = mean([peer.net for peer in peers], samples(peers))
     for peer in peers:
         peer.second = copy.deepcopy(peer.net)
         assign(peer.second, average)
 
 
-def apfl(peers: list[Peer], round: int) -> None:
+def apfl(peers: list[Peer], round_number: int) -> None:
     """`net` is w, `second` v; SGD with momentum written out, for α too."""
     for peer in peers:
         peer.second = peer.second or copy.deepcopy(peer.net)
@@ -105,7 +105,7 @@ def apfl(peers: list[Peer], round: int) -> None:
         alpha = peer.kept.get("alpha", torch.tensor([0.5]))
         speed = [torch.zeros_like(p) for p in (*w.values(), *v.values(), alpha)]
         peer.net.train()
-        for x, y in batches(peer, round, EPOCHS):
+        for x, y in batches(peer, round_number, EPOCHS):
             free = {n: p.clone().requires_grad_() for n, p in w.items()}
             gradient_w = torch.autograd.grad(loss_of(peer.net, free, x, y), list(free.values()))
             mixed = {n: (alpha * v[n] + (1 - alpha) * w[n]).requires_grad_() for n in w}
@@ -127,7 +127,7 @@ def apfl(peers: list[Peer], round: int) -> None:
         assign_flat(peer.net, average)
 
 
-def per_fedavg(peers: list[Peer], round: int, alpha: float = 0.05) -> None:
+def per_fedavg(peers: list[Peer], round_number: int, alpha: float = 0.05) -> None:
     def meta(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         (x1, x2), (y1, y2) = ((t[: len(t) // 2], t[len(t) // 2 :]) if len(t) > 3 else (t, t) for t in (x, y))
         free = {name: p.requires_grad_() for name, p in parameters(net).items()}
@@ -137,14 +137,14 @@ def per_fedavg(peers: list[Peer], round: int, alpha: float = 0.05) -> None:
         return cross_entropy(functional_call(net, there, x2), y2)
 
     for peer in peers:
-        peer.kept["personal"] = descend(peer.net, batches(peer, round, 1, "fit/personal"), alpha)
-        fit(peer, round, loss=meta)
+        peer.kept["personal"] = descend(peer.net, batches(peer, round_number, 1, "fit/personal"), alpha)
+        fit(peer, round_number, loss=meta)
     average = sum(flat(peer.net) for peer in peers) / len(peers)
     for peer in peers:
         assign_flat(peer.net, average)
 
 
-def pfedme(peers: list[Peer], round: int, lam: float = 15.0, rate: float = 0.01) -> None:
+def pfedme(peers: list[Peer], round_number: int, lam: float = 15.0, rate: float = 0.01) -> None:
     def envelope(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         w, theta = parameters(net), parameters(net)
         for _ in range(5):
@@ -156,18 +156,22 @@ def pfedme(peers: list[Peer], round: int, lam: float = 15.0, rate: float = 0.01)
         return lam / 2 * distance(net, theta)
 
     for peer in peers:
-        peer.kept["personal"] = descend(peer.net, batches(peer, round, 5, "fit/personal"), rate, lam)
-        fit(peer, round, loss=envelope)
+        peer.kept["personal"] = descend(peer.net, batches(peer, round_number, 5, "fit/personal"), rate, lam)
+        fit(peer, round_number, loss=envelope)
     average = sum(flat(peer.net) for peer in peers) / len(peers)
     for peer in peers:
         assign_flat(peer.net, average)
 
 
-def fedamp(peers: list[Peer], round: int, lam: float = 1.0, step: float = 1.0, sigma: float = 4.0) -> None:
+def fedamp(peers: list[Peer], round_number: int, lam: float = 1.0, step: float = 1.0, sigma: float = 4.0) -> None:
     for peer in peers:
         received = parameters(peer.net)
         weight = lam / step
-        fit(peer, round, loss=lambda net, x, y, u=received, k=weight: plain_loss(net, x, y) + k / 2 * distance(net, u))
+        fit(
+            peer,
+            round_number,
+            loss=lambda net, x, y, u=received, k=weight: plain_loss(net, x, y) + k / 2 * distance(net, u),
+        )
     models = [flat(peer.net) for peer in peers]
     for i, peer in enumerate(peers):
         mixed, left = torch.zeros_like(models[0]), 1.0
@@ -179,7 +183,7 @@ def fedamp(peers: list[Peer], round: int, lam: float = 1.0, step: float = 1.0, s
         assign_flat(peer.net, mixed + left * models[i])
 
 
-def fedproto(peers: list[Peer], round: int, lam: float = 1.0) -> None:
+def fedproto(peers: list[Peer], round_number: int, lam: float = 1.0) -> None:
     """`named` holds the means received, by class."""
     means: list[dict[int, Tensor]] = []
     for peer in peers:
@@ -202,7 +206,7 @@ def fedproto(peers: list[Peer], round: int, lam: float = 1.0) -> None:
                     distance[k] = (features[k] - common[str(label)]) ** 2
             return total + lam * distance.mean() if common else total
 
-        fit(peer, round, loss=loss)
+        fit(peer, round_number, loss=loss)
         means.append({label: torch.stack(rows).mean(0) for label, rows in seen.items()})
     labels = {label for own in means for label in own}
     common = {str(c): torch.stack([own[c] for own in means if c in own]).mean(0) for c in labels}

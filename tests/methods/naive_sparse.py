@@ -34,11 +34,16 @@ def sparsify(vector: Tensor, count: int) -> Tensor:
 
 
 def compressed(
-    peers: list[Peer], round: int, weights: list[float], compress: Callable[[Tensor, Peer], Tensor], *, feedback: bool
+    peers: list[Peer],
+    round_number: int,
+    weights: list[float],
+    compress: Callable[[Tensor, Peer], Tensor],
+    *,
+    feedback: bool,
 ) -> Tensor:
     """The weighted mean of compressed updates; peers keep their errors."""
     before = flat(peers[0].net)
-    local(peers, round)
+    local(peers, round_number)
     mean = torch.zeros_like(before)
     for peer, weight in zip(peers, weights, strict=True):
         update = flat(peer.net) - before
@@ -50,10 +55,10 @@ def compressed(
     return mean
 
 
-def topk(peers: list[Peer], round: int, density: float = 0.2) -> None:
+def topk(peers: list[Peer], round_number: int, density: float = 0.2) -> None:
     before = flat(peers[0].net)
     count = max(1, int(density * len(before)))
-    mean = compressed(peers, round, samples(peers), lambda u, _: sparsify(u, count), feedback=True)
+    mean = compressed(peers, round_number, samples(peers), lambda u, _: sparsify(u, count), feedback=True)
     for peer in peers:
         assign_flat(peer.net, before + mean)
 
@@ -64,11 +69,11 @@ def ternary(update: Tensor, count: int) -> Tensor:
     return torch.tensor([math.copysign(magnitude, v) if v else 0.0 for v in kept.tolist()])
 
 
-def stc(peers: list[Peer], round: int, density: float = 0.2) -> None:
+def stc(peers: list[Peer], round_number: int, density: float = 0.2) -> None:
     """The server's error is kept with the first peer."""
     before = flat(peers[0].net)
     count = max(1, int(density * len(before)))
-    mean = compressed(peers, round, [1.0] * len(peers), lambda u, _: ternary(u, count), feedback=True)
+    mean = compressed(peers, round_number, [1.0] * len(peers), lambda u, _: ternary(u, count), feedback=True)
     mean = mean + peers[0].kept.get("server", torch.zeros_like(mean))
     sent = ternary(mean, count)
     peers[0].kept["server"] = mean - sent
@@ -76,11 +81,13 @@ def stc(peers: list[Peer], round: int, density: float = 0.2) -> None:
         assign_flat(peer.net, before + sent)
 
 
-def fedpaq(peers: list[Peer], round: int, bits: int = 4) -> None:
+def fedpaq(peers: list[Peer], round_number: int, bits: int = 4) -> None:
     """With one bucket, as there are fewer than 512 parameters."""
 
     def quantise(update: Tensor, peer: Peer) -> Tensor:
-        draws = torch.rand(len(update), generator=torch_generator(0, "quantise", round=round, client=peer.id)).tolist()
+        draws = torch.rand(
+            len(update), generator=torch_generator(0, "quantise", round_number=round_number, client=peer.id)
+        ).tolist()
         norm, levels, out = float(update.abs().max()), 2 ** (bits - 1) - 1, []
         for v, draw in zip(update.tolist(), draws, strict=True):
             exact = abs(v) / norm * levels
@@ -89,7 +96,7 @@ def fedpaq(peers: list[Peer], round: int, bits: int = 4) -> None:
         return torch.tensor(out)
 
     before = flat(peers[0].net)
-    mean = compressed(peers, round, [1.0] * len(peers), quantise, feedback=False)
+    mean = compressed(peers, round_number, [1.0] * len(peers), quantise, feedback=False)
     for peer in peers:
         assign_flat(peer.net, before + mean)
 
@@ -98,7 +105,7 @@ def is_weight(name: str) -> bool:
     return name in ("net.0.weight", "net.3.weight")
 
 
-def fit_elements(peer: Peer, round: int, free: Named, epochs: int = 2, purpose: str = "fit") -> None:
+def fit_elements(peer: Peer, round_number: int, free: Named, epochs: int = 2, purpose: str = "fit") -> None:
     """A fit that puts every other element back after each step: what `free` marks with ones learns."""
     start = parameters(peer.net)
 
@@ -106,7 +113,7 @@ def fit_elements(peer: Peer, round: int, free: Named, epochs: int = 2, purpose: 
         for name, p in peer.net.named_parameters():
             p.data = torch.where(free[name] > 0, p.data, start[name])
 
-    fit(peer, round, epochs=epochs, purpose=purpose, after_step=hold)
+    fit(peer, round_number, epochs=epochs, purpose=purpose, after_step=hold)
 
 
 def sparse_mean(peers: list[Peer], sent: list[Named], before: Named) -> Named:
@@ -141,24 +148,24 @@ def receive(peer: Peer, server: Named, shared: Named) -> None:
         p.data = torch.where(shared[name] > 0, server[name], p.data)
 
 
-def begin_partial(peers: list[Peer], round: int) -> None:
+def begin_partial(peers: list[Peer], round_number: int) -> None:
     """Everybody starts with everything kept; the server's model is kept with the first peer."""
     for peer in peers:
-        if round == 0:
+        if round_number == 0:
             peer.named = {name: torch.ones_like(p) for name, p in parameters(peer.net).items()}
         else:
             receive(peer, peers[0].server, peer.named)
-    if round == 0:
+    if round_number == 0:
         peers[0].server = parameters(peers[0].net)
         peers[0].initial = parameters(peers[0].net)
 
 
-def sub_fedavg(peers: list[Peer], round: int, rate: float = 0.2) -> None:
-    begin_partial(peers, round)
+def sub_fedavg(peers: list[Peer], round_number: int, rate: float = 0.2) -> None:
+    begin_partial(peers, round_number)
     for peer in peers:
-        fit_elements(peer, round, peer.named, epochs=1, purpose="fit/first")
+        fit_elements(peer, round_number, peer.named, epochs=1, purpose="fit/first")
         early = parameters(peer.net)
-        fit_elements(peer, round, peer.named)
+        fit_elements(peer, round_number, peer.named)
         late = parameters(peer.net)
         first = second = peer.named
         for name in filter(is_weight, late):
@@ -171,27 +178,27 @@ def sub_fedavg(peers: list[Peer], round: int, rate: float = 0.2) -> None:
     peers[0].server = sparse_mean(peers, [peer.named for peer in peers], peers[0].server)
 
 
-def lotteryfl(peers: list[Peer], round: int, rate: float = 0.2) -> None:
-    begin_partial(peers, round)
+def lotteryfl(peers: list[Peer], round_number: int, rate: float = 0.2) -> None:
+    begin_partial(peers, round_number)
     for peer in peers:
-        if round > 0:
+        if round_number > 0:
             received = parameters(peer.net)
             peer.named = prune(received, peer.named, rate, [*filter(is_weight, received)])
             for name, p in peer.net.named_parameters():
                 p.data = peers[0].initial[name] * peer.named[name]
-        fit_elements(peer, round, peer.named)
+        fit_elements(peer, round_number, peer.named)
     peers[0].server = sparse_mean(peers, [peer.named for peer in peers], peers[0].server)
 
 
-def fedselect(peers: list[Peer], round: int, rate: float = 0.2) -> None:
+def fedselect(peers: list[Peer], round_number: int, rate: float = 0.2) -> None:
     """`named` marks what is common."""
-    begin_partial(peers, round)
+    begin_partial(peers, round_number)
     sent = []
     for peer in peers:
         start = parameters(peer.net)
-        if round > 0:
-            fit_elements(peer, round, {n: 1 - k for n, k in peer.named.items()}, purpose="fit/personal")
-        fit_elements(peer, round, peer.named)
+        if round_number > 0:
+            fit_elements(peer, round_number, {n: 1 - k for n, k in peer.named.items()}, purpose="fit/personal")
+        fit_elements(peer, round_number, peer.named)
         sent.append(peer.named)
         change = {n: -(p - start[n]).abs() for n, p in parameters(peer.net).items()}
         chosen = peer.named
@@ -210,13 +217,13 @@ def take_smallest(values: Named, kept: Named, name: str, count: int) -> Named:
     return left
 
 
-def fedspa(peers: list[Peer], round: int, density: float = 0.5, anneal: float = 0.5, rounds: int = 2) -> None:
+def fedspa(peers: list[Peer], round_number: int, density: float = 0.5, anneal: float = 0.5, rounds: int = 2) -> None:
     """Masks move by the gradient of the last batch, which `fit` leaves in the parameters."""
-    if round == 0:
+    if round_number == 0:
         peers[0].server = parameters(peers[0].net)
     server, update = peers[0].server, {n: torch.zeros_like(p) for n, p in peers[0].server.items()}
     for peer in peers:
-        if round == 0:
+        if round_number == 0:
             draws = torch_generator(0, "masks", client=peer.id)
             peer.named = {name: torch.ones_like(p) for name, p in server.items()}
             for name in filter(is_weight, server):
@@ -226,14 +233,14 @@ def fedspa(peers: list[Peer], round: int, density: float = 0.5, anneal: float = 
         start = {n: server[n] * peer.named[n] for n in server}
         for name, p in peer.net.named_parameters():
             p.data = start[name].clone()
-        fit_elements(peer, round, peer.named)
+        fit_elements(peer, round_number, peer.named)
         after = parameters(peer.net)
         for n in server:
             update[n] = update[n] + (after[n] - start[n]) / len(peers)
         gradient = {n: -p.grad.abs() for n, p in peer.net.named_parameters() if p.grad is not None}
         for name in filter(is_weight, server):
             alive = int(peer.named[name].sum())
-            leaving = math.ceil(anneal / 2 * (1 + math.cos(math.pi * round / rounds)) * alive)
+            leaving = math.ceil(anneal / 2 * (1 + math.cos(math.pi * round_number / rounds)) * alive)
             left = take_smallest({name: after[name].abs()}, peer.named, name, leaving)
             free = {n: 1 - k for n, k in left.items()}
             peer.named = {n: 1 - k for n, k in take_smallest(gradient, free, name, leaving).items()}

@@ -105,6 +105,6 @@ def test_a_method_goes_on_where_it_stopped(tmp_path: Path, method: str, clients_
     resumed.clients, resumed.first_round = kept.clients, 2
     resumed.method.load_state_dict(kept.state)
     resumed.run()
-    for id, client in straight.clients.items():
-        for a, b in zip(tensors_of(client), tensors_of(resumed.clients[id]), strict=True):
+    for client_id, client in straight.clients.items():
+        for a, b in zip(tensors_of(client), tensors_of(resumed.clients[client_id]), strict=True):
             assert torch.equal(a, b)

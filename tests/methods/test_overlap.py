@@ -42,7 +42,7 @@ def test_bar_rises_from_the_mean_to_the_maximum_and_past_it() -> None:
     assert collaborators(overlap, [3, 5, 8], 0, 4) == {3: (3, 5), 5: (3, 5), 8: (8,)}
     assert collaborators(overlap, [3, 5, 8], 3, 4) == {3: (3, 5), 5: (5,), 8: (8,)}  # exactly the maximum
     assert collaborators(overlap, [3, 5, 8], 4, 4) == {3: (3,), 5: (5,), 8: (8,)}
-    assert [horizon_closed(overlap, round, 4) for round in (3, 4)] == [False, True]
+    assert [horizon_closed(overlap, round_number, 4) for round_number in (3, 4)] == [False, True]
 
 
 def test_equal_overlaps_never_close() -> None:
@@ -73,15 +73,15 @@ def test_unknown_overlap() -> None:
     st.sampled_from(["published", "dice"]),
     st.integers(0, 12),
 )
-def test_collaborators_equal_the_naive_twin(sets: list[frozenset[int]], kind: str, round: int) -> None:
+def test_collaborators_equal_the_naive_twin(sets: list[frozenset[int]], kind: str, round_number: int) -> None:
     bits = {3 * k: [q in positions for q in range(64)] for k, positions in enumerate(sets)}
     masks = [pack(*positions) for positions in sets]
     overlap = overlap_matrix(masks, kind)  # type: ignore[arg-type]
     exact = naive.overlap(bits, kind)
-    if exact and round != 9:  # a tie with the bar, other than at the maximum, is decided by rounding
-        least = naive.bar(exact, round, 10)
+    if exact and round_number != 9:  # a tie with the bar, other than at the maximum, is decided by rounding
+        least = naive.bar(exact, round_number, 10)
         assume(len(set(exact.values())) == 1 or all(abs(value - least) > 1e-12 for value in exact.values()))
-    assert collaborators(overlap, list(bits), round, 10) == naive.collaborators(bits, kind, round, 10)
+    assert collaborators(overlap, list(bits), round_number, 10) == naive.collaborators(bits, kind, round_number, 10)
 
 
 def test_counting_bits_equals_the_matrix_product() -> None:

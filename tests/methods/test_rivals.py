@@ -54,12 +54,14 @@ def test_reach() -> None:
 
 def test_fedbabu_leaves_the_head(tmp_path: Path) -> None:
     federation = simulate(tmp_path, "method=fedbabu").federation
-    views = {id: federation.trainer.space.views(client.vector) for id, client in federation.clients.items()}
+    views = {
+        client_id: federation.trainer.space.views(client.vector) for client_id, client in federation.clients.items()
+    }
     for name, first in dict(Tiny().named_parameters()).items():
         assert all(torch.equal(view[name], first) == name.startswith("net.3") for view in views.values()), name
-    for id, client in federation.clients.items():
+    for client_id, client in federation.clients.items():
         tuned = federation.trainer.space.views(client.extra["personal"])
-        assert not torch.equal(tuned["net.3.weight"], views[id]["net.3.weight"])
+        assert not torch.equal(tuned["net.3.weight"], views[client_id]["net.3.weight"])
         net = Tiny().eval()
         net.load_state_dict(tuned | client.personal_buffers)
         x, y = (tensor[client.test_indices] for tensor in TEST.tensors)

@@ -99,10 +99,10 @@ def test_everybody_takes_part(tmp_path: Path, method: str) -> None:
     federation = simulate(tmp_path, f"method={method}", *UNEQUAL, *OPTIONS.get(method, [])).federation
     peers = peers_of(federation)
     assert len({len(peer.x) for peer in peers.values()}) > 1, "sizes must differ, or weights go untested"
-    for round in range(ROUNDS):
-        TWINS[method](list(peers.values()), round)
-    for id, peer in peers.items():
-        check_equal(federation, federation.clients[id], peer)
+    for round_number in range(ROUNDS):
+        TWINS[method](list(peers.values()), round_number)
+    for client_id, peer in peers.items():
+        check_equal(federation, federation.clients[client_id], peer)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedper", "fedcac"])
@@ -114,15 +114,15 @@ def test_half_of_them_take_part(tmp_path: Path, method: str) -> None:
     peers = peers_of(federation)
     newest: dict[str, torch.Tensor] = {}
     shared = {"fedavg": lambda name: True, "fedper": lambda name: not naive.is_head(name)}
-    for round in range(rounds):
-        draw = numpy_generator(0, "participants", round=round).choice(CLIENTS, size=2, replace=False)
-        chosen = [peers[id] for id in sorted(draw)]
+    for round_number in range(rounds):
+        draw = numpy_generator(0, "participants", round_number=round_number).choice(CLIENTS, size=2, replace=False)
+        chosen = [peers[client_id] for client_id in sorted(draw)]
         for peer in chosen if newest else []:
             naive.assign(peer.net, newest, shared[method])
-        TWINS[method](chosen, round)
+        TWINS[method](chosen, round_number)
         newest = naive.parameters(chosen[0].net) if method in shared else {}
-    for id, peer in peers.items():
-        check_equal(federation, federation.clients[id], peer)
+    for client_id, peer in peers.items():
+        check_equal(federation, federation.clients[client_id], peer)
 
 
 def test_the_twins_are_not_each_other() -> None:
@@ -133,8 +133,8 @@ def test_the_twins_are_not_each_other() -> None:
             naive.Peer(i, *(t[20 * i : 20 * i + 20 - i] for t in TRAIN.tensors), copy.deepcopy(Tiny()))
             for i in range(4)
         ]
-        for round in range(ROUNDS):
-            step(peers, round)
+        for round_number in range(ROUNDS):
+            step(peers, round_number)
         results[method] = torch.cat([p.flatten() for p in naive.parameters(peers[0].net).values()])
     for one in results:
         for other in results:

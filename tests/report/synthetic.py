@@ -144,9 +144,9 @@ def _write_masks(path: Path, spec: Spec, done: int, draw: Any, tau: float) -> No
         if number in chosen:
             same = np.equal.outer(np.arange(spec.clients) % 2, np.arange(spec.clients) % 2)
             overlap = (0.5 + 0.3 * same + 0.05 * draw.random((spec.clients, spec.clients))).round(5).tolist()
-            for id in ids:
-                overlap[id][id] = None
-            groups = {str(id): [other for other in ids if other % 2 == id % 2] for id in ids}
+            for client_id in ids:
+                overlap[client_id][client_id] = None
+            groups = {str(client_id): [other for other in ids if other % 2 == client_id % 2] for client_id in ids}
             line |= {"ids": ids, "overlap": overlap, "collaborators": groups}
         lines.append(line)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -90,7 +90,7 @@ def test_rows_of_a_grid_run_from_the_top_in_both() -> None:
 
 @pytest.mark.parametrize(("clients", "mode", "size"), [(20, "markers+text", 19), (64, "markers", 8.75)])
 def test_points_on_a_ring_are_named_where_a_name_fits(clients: int, mode: str, size: float) -> None:
-    names = [str(id) for id in range(clients)]
+    names = [str(client_id) for client_id in range(clients)]
     ring = Points("", np.zeros(clients), np.zeros(clients), Style("c0"), names=names, notes=names)
     frame = Axis("", low=-1.25, high=1.25, hidden=True)
     (drawn,) = to_plotly(Figure("k", "t", "c", [Panel(frame, frame, [ring], square=True)], Numbers((), ())))

@@ -76,7 +76,7 @@ def test_random_scores_belong_to_seed_round_and_client() -> None:
     config, weights = ScoresConfig(order="random"), torch.zeros(10_000)
 
     def draw(seed: int, round_: int, client: int) -> torch.Tensor:
-        stream = torch_generator(seed, "scores/random", round=round_, client=client)
+        stream = torch_generator(seed, "scores/random", round_number=round_, client=client)
         return perturbation_scores(weights, weights, config, stream)
 
     first = draw(0, 1, 2)

@@ -44,8 +44,8 @@ def distributions(comparison: Comparison) -> list[Figure]:
             for run in group.runs:
                 values = run.final.get(ACCURACY, ())
                 rows += [
-                    [*label_columns(group), run.seed, int(id), value]
-                    for id, value in zip(run.client_ids, values, strict=False)
+                    [*label_columns(group), run.seed, int(client_id), value]
+                    for client_id, value in zip(run.client_ids, values, strict=False)
                 ]
         boxes = [_box(position, group) for position, group in enumerate(shown)]
         names = Axis("", categories=tuple(group.label for group in shown))
@@ -148,9 +148,9 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
 
 def _box(position: int, group: Group) -> Box:
     pairs = [
-        (float(value), f"client {int(id)}, seed {run.seed}")
+        (float(value), f"client {int(client_id)}, seed {run.seed}")
         for run in group.runs
-        for id, value in zip(run.client_ids, run.final.get(ACCURACY, ()), strict=False)
+        for client_id, value in zip(run.client_ids, run.final.get(ACCURACY, ()), strict=False)
     ]
     step = math.ceil(len(pairs) / MAX_BOX_POINTS) if pairs else 1
     pairs = sorted(pairs)[::step]  # a sorted thinning keeps the quartiles

@@ -112,26 +112,28 @@ def overlap_figures(pictured: list[tuple[Group, Run, Masks]]) -> list[Figure]:
         suffix = f"_{index + 1}" if len(pictured) > 1 else ""
         whose = f"{group.full_label}, seed {run.seed}"
         figures.append(_overlap_matrices(f"overlap{suffix}", whose, masks, chosen))
-        graphs = [round for round in chosen if round.collaborators and len(round.ids) <= MAX_GRAPH_CLIENTS]
+        graphs = [
+            this_round for this_round in chosen if this_round.collaborators and len(this_round.ids) <= MAX_GRAPH_CLIENTS
+        ]
         if graphs:
             figures.append(_graphs(f"collaboration{suffix}", whose, graphs))
     return figures
 
 
 def _overlap_matrices(key: str, whose: str, masks: Masks, chosen: list[MaskRound]) -> Figure:
-    finite = np.concatenate([round.overlap[np.isfinite(round.overlap)] for round in chosen])
+    finite = np.concatenate([this_round.overlap[np.isfinite(this_round.overlap)] for this_round in chosen])
     low, high = (float(np.quantile(finite, 0.02)), float(finite.max())) if len(finite) else (0.0, 1.0)
     panels = []
-    for index, round in enumerate(chosen):
-        names = tuple(str(id) for id in round.ids)
+    for index, this_round in enumerate(chosen):
+        names = tuple(str(client_id) for client_id in this_round.ids)
         axes = (Axis("Client j", categories=names), Axis("Client i", categories=names))
-        grid = Grid("overlap", round.overlap, low=low, high=high, scale=index == len(chosen) - 1)
-        panels.append(Panel(*axes, [grid], f"Round {round.round + 1}", square=True, rows=0.9))
+        grid = Grid("overlap", this_round.overlap, low=low, high=high, scale=index == len(chosen) - 1)
+        panels.append(Panel(*axes, [grid], f"Round {this_round.round + 1}", square=True, rows=0.9))
     rows = [
-        [round.round + 1, i, j, round.overlap[row, column], _joins(round, i, j)]
-        for round in chosen
-        for row, i in enumerate(round.ids)
-        for column, j in enumerate(round.ids)
+        [this_round.round + 1, i, j, this_round.overlap[row, column], _joins(this_round, i, j)]
+        for this_round in chosen
+        for row, i in enumerate(this_round.ids)
+        for column, j in enumerate(this_round.ids)
         if i != j
     ]
     return Figure(
@@ -148,22 +150,29 @@ def _overlap_matrices(key: str, whose: str, masks: Masks, chosen: list[MaskRound
 def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
     panels = []
     frame = Axis("", low=-1.25, high=1.25, hidden=True)
-    for round in chosen:
-        assert round.collaborators is not None, "the caller has looked"
-        angle = {id: math.pi / 2 - 2 * math.pi * k / len(round.ids) for k, id in enumerate(round.ids)}
-        one, both = _edges(round.collaborators)
-        x, y = (np.array([turn(angle[id]) for id in round.ids]) for turn in (math.cos, math.sin))
-        notes = [f"client {id}<br>" + _partners(round.collaborators[id], id) for id in round.ids]
-        nodes = Points("", x, y, Style("c0", quiet=False), names=[str(id) for id in round.ids], notes=notes)
+    for this_round in chosen:
+        assert this_round.collaborators is not None, "the caller has looked"
+        angle = {
+            client_id: math.pi / 2 - 2 * math.pi * k / len(this_round.ids) for k, client_id in enumerate(this_round.ids)
+        }
+        one, both = _edges(this_round.collaborators)
+        x, y = (np.array([turn(angle[client_id]) for client_id in this_round.ids]) for turn in (math.cos, math.sin))
+        notes = [
+            f"client {client_id}<br>" + _partners(this_round.collaborators[client_id], client_id)
+            for client_id in this_round.ids
+        ]
+        nodes = Points(
+            "", x, y, Style("c0", quiet=False), names=[str(client_id) for client_id in this_round.ids], notes=notes
+        )
         kinds = (("one-sided", one, Style("c4", "dot")), ("mutual", both, Style("c2")))
         marks: list[Mark] = [Line(name, *_segments(edges, angle), style) for name, edges, style in kinds if edges]
         marks.append(nodes)
-        title = f"Round {round.round + 1}: {len(both)} mutual, {len(one)} one-sided"
+        title = f"Round {this_round.round + 1}: {len(both)} mutual, {len(one)} one-sided"
         panels.append(Panel(frame, frame, marks, title, square=True, rows=0.9))
     rows = [
-        [round.round + 1, i, j]
-        for round in chosen
-        for i, group in (round.collaborators or {}).items()
+        [this_round.round + 1, i, j]
+        for this_round in chosen
+        for i, group in (this_round.collaborators or {}).items()
         for j in group
         if j != i
     ]
@@ -212,8 +221,8 @@ def _short_tensor(name: str) -> str:
     return name.removeprefix("backbone.")
 
 
-def _joins(round: MaskRound, i: int, j: int) -> bool | None:
-    return None if round.collaborators is None else j in round.collaborators.get(i, ())
+def _joins(chosen: MaskRound, i: int, j: int) -> bool | None:
+    return None if chosen.collaborators is None else j in chosen.collaborators.get(i, ())
 
 
 def _edges(groups: Any) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -230,6 +239,6 @@ def _segments(edges: list[tuple[int, int]], angle: dict[int, float]) -> tuple[Ar
     return np.cos(flat), np.sin(flat)
 
 
-def _partners(group: tuple[int, ...], id: int) -> str:
-    others = [str(partner) for partner in group if partner != id]
+def _partners(group: tuple[int, ...], client_id: int) -> str:
+    others = [str(partner) for partner in group if partner != client_id]
     return f"collaborates with {', '.join(others)}" if others else "collaborates with nobody"
