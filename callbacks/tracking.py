@@ -8,7 +8,6 @@ left out, and logs. Whatever it raises is one warning, and the run goes on: the 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import queue
@@ -22,6 +21,7 @@ from fedpurin.config import Config
 from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.run.interruption import Interrupted
+from fedpurin.run.reader import MASKS, read_ends
 from fedpurin.run.record import summarise_run
 from fedpurin.tracking import wandb_run, wandb_service
 
@@ -122,13 +122,8 @@ class Tracker(RunCallback):
 
     def _masks(self, number: int) -> dict[str, Any]:
         """This round's line of `masks.jsonl`, which its callback has just written, and the tensors' names."""
-        try:
-            with (self.run_dir / "masks.jsonl").open("rb") as file:
-                header, *_, line = file
-            masks = wandb_run.name_tensors(json.loads(line), json.loads(header))
-        except (OSError, ValueError):  # no masks, or none yet
-            return {}
-        return masks if masks.get("round") == number else {}
+        header, line = read_ends(self.run_dir / MASKS)
+        return wandb_run.name_tensors(line, header) if line.get("round") == number else {}
 
 
 class WandbTracker(Tracker):

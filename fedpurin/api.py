@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from fedpurin.run.effects import option_of, remarks, say
 from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.reader import CLIENTS, read_summary
 from fedpurin.run.resume import how_to_continue
 from fedpurin.run.slurm import slurm_world
 
@@ -52,7 +52,7 @@ class RunResult:
     @property
     def clients(self) -> Any:
         """`clients.csv` as a pandas DataFrame, a row a client and round."""
-        return _pandas("clients").read_csv(self.run_dir / "clients.csv")
+        return _pandas("clients").read_csv(self.run_dir / CLIENTS)
 
     def model(self, client: int) -> LightningModule:
         """A copy of one client's module with its personalised model, in evaluation mode, on the CPU.
@@ -70,8 +70,7 @@ class RunResult:
     @property
     def summary(self) -> dict[str, Any]:
         """What `summary.json` says."""
-        summary: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
-        return summary
+        return read_summary(self.run_dir)
 
 
 def simulate(

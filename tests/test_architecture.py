@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 ENGINE = sorted((ROOT / "fedpurin").rglob("*.py"))
 PACKAGES = [*ENGINE, *(ROOT / "callbacks").rglob("*.py"), *(ROOT / "lightning_modules").rglob("*.py")]
 
-# Towards the leaves: a file may import from its own rank and below.
-RANKS = {
-    "compiled": 0,
-    "science": 0, "config": 0, "own": 0, "seeding": 0, "space": 0, "hooks": 0, "metrics": 0, "data": 1, "selection": 1,
-    "exchange": 1, "local": 2, "methods": 3, "federation": 4, "tracking": 5, "report": 5, "run": 6, "api": 7, "study": 7,
-    "cli": 8, "__main__": 9,
-}  # fmt: skip
+OURS = ("fedpurin", "callbacks", "lightning_modules")
+
+# From the leaves to the roots. A module has the rank of the longest name here that it begins with; modules of one room
+# may import each other, all others only what ranks below them: by an import anywhere in the file, or by a dotted name.
+LAYERS = (
+    "compiled metrics science seeding space run.environment run.interruption run.reader run.tensor_files",
+    "config",
+    "exchange hooks own report run.compose run.growing run.lock run.slurm run.stored_config run.trust",
+    "data selection tracking run.checkpoint run.effects run.launch run.resume",
+    "local run.data_digest run.folder",
+    "lightning_modules run.export run.listeners",
+    "methods run.module",
+    "federation",
+    "run.record",
+    "callbacks run.checkpointer",
+    "run.build",
+    "run api",
+    "fedpurin study",
+    "cli",
+    "__main__",
+)
+RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
+NAMED = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")
+TARGET_ROOMS = {
+    "model": "lightning_modules",
+    "method": "fedpurin.methods",
+    "logger": "callbacks",
+    "callbacks": "callbacks",
+}
+"""Where what a section of the configuration calls has to live."""
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
     """Dotted names of the modules that a file imports; with `top_level`, only outside functions and type checks."""
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     nodes = tree.body if top_level else list(ast.walk(tree))
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -30,8 +65,50 @@ def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
             yield node.module
 
 
-def home(path: Path) -> str:
-    return path.relative_to(ROOT / "fedpurin").parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The entry of LAYERS that ranks a module; the empty string where none does."""
+    parts = module.split(".")
+    if parts[0] == "fedpurin" and len(parts) > 1:
+        parts = parts[1:]
+    elif len(parts) == 1:
+        return module if module in RANKS else ""
+    return next((room for end in range(len(parts), 0, -1) if (room := ".".join(parts[:end])) in RANKS), "")
+
+
+def names_in(path: Path) -> set[str]:
+    """Dotted names of ours in a file's string constants, which Hydra or importlib turn into objects: no file names."""
+    constants = (node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant))
+    return {text for text in constants if isinstance(text, str) and NAMED.fullmatch(text)} - {"fedpurin.log"}
+
+
+def named_modules(path: Path, known: set[str]) -> set[str]:
+    """The modules that a file's string constants name, or name an object of."""
+    return {module for name in names_in(path) for module in (name, name.rpartition(".")[0]) if module in known}
+
+
+def targets(node: Any, section: str = "") -> Iterator[tuple[str, str]]:
+    """Every `_target_` of ours in a configuration, with the section that calls it."""
+    if isinstance(node, dict):
+        if NAMED.fullmatch(target := str(node.get("_target_"))):
+            yield section, target
+        for key, value in node.items():
+            yield from targets(value, section or key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value, section)
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module or an object of one."""
+    try:
+        return importlib.import_module(name) is not None
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return hasattr(importlib.import_module(module), attribute)
 
 
 def test_the_engine_imports_neither_callbacks_nor_lightning_modules() -> None:
@@ -45,18 +122,62 @@ def test_callbacks_and_lightning_modules_do_not_import_each_other() -> None:
             assert not any(name.split(".")[0] == other for name in imports(path)), path
 
 
-def test_imports_run_towards_the_leaves() -> None:
-    for path in ENGINE:
-        rank = RANKS.get(home(path))
-        if rank is None:
-            continue
-        for name in imports(path, top_level=True):
-            parts = name.split(".")
-            if parts[0] == "fedpurin" and len(parts) > 1 and parts[1] in RANKS and parts[1] != home(path):
-                # The format's constants are a leaf of their own.
-                if parts[:4] == ["fedpurin", "exchange", "wire", "costs"]:
-                    continue
-                assert RANKS[parts[1]] <= rank, f"{path} imports {name}"
+def test_every_module_has_a_rank() -> None:
+    assert {dotted(path) for path in PACKAGES if not room_of(dotted(path))} == set()
+
+
+def test_every_room_in_the_layers_is_there() -> None:
+    assert {room_of(dotted(path)) for path in PACKAGES} == set(RANKS)
+
+
+@pytest.mark.parametrize(
+    ("module", "room"),
+    [
+        ("fedpurin", "fedpurin"),
+        ("fedpurin.run.reader", "run.reader"),
+        ("fedpurin.run.reader_of_others", "run"),
+        ("fedpurin.exchange.wire.bits", "exchange"),
+        ("callbacks.tracking", "callbacks"),
+        ("fedpurin.attic.old", ""),
+        ("elsewhere", ""),
+    ],
+)
+def test_the_longest_name_ranks_a_module(module: str, room: str) -> None:
+    assert room_of(module) == room
+
+
+def test_imports_and_names_run_towards_the_leaves() -> None:
+    known = {dotted(path) for path in PACKAGES}
+    for path in PACKAGES:
+        own = room_of(dotted(path))
+        for used in modules_imported(path, known) | named_modules(path, known):
+            if (room := room_of(used)) != own:
+                assert RANKS[room] < RANKS[own], f"{path} uses {used}"
+
+
+def test_no_import_is_relative() -> None:
+    for path in PACKAGES:
+        for node in ast.walk(parse(path)):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}:{node.lineno}"
+
+
+def test_names_in_strings_exist() -> None:
+    names = {name: path for path in PACKAGES for name in names_in(path)}
+    assert len(names) > 15
+    assert [f"{path}: {name}" for name, path in names.items() if not exists(name)] == []
+    assert not exists("fedpurin.methods.FedNothing")
+
+
+def test_targets_in_the_configuration_exist_where_they_belong() -> None:
+    found = 0
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        group = path.relative_to(ROOT / "configs").parts[0] if path.parent != ROOT / "configs" else ""
+        is_global = "@package _global_" in path.read_text()
+        for section, target in targets(yaml.safe_load(path.read_text()), "" if is_global else group):
+            assert target.startswith(f"{TARGET_ROOMS[section]}."), f"{path}: {section} calls {target}"
+            assert exists(target), f"{path}: {target}"
+            found += 1
+    assert found > 40
 
 
 def test_cvxpy_and_scip_live_in_selection_only() -> None:
@@ -96,7 +217,7 @@ def test_the_loop_can_be_read_aloud() -> None:
 def modules_imported(path: Path, known: set[str]) -> set[str]:
     """Our modules that a file imports anywhere: at the top, for type checks, in a function."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -116,9 +237,10 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
         left = {name: uses - gone for name, uses in left.items() if name not in gone}
 
 
-def test_no_circle_of_imports_anywhere_not_even_in_functions_or_type_checks() -> None:
-    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGES}
-    graph = {name: modules_imported(path, set(names)) - {name} for name, path in names.items()}
+def test_no_circle_of_imports_anywhere_not_even_in_functions_type_checks_or_names() -> None:
+    names = {dotted(path): path for path in PACKAGES}
+    known = set(names)
+    graph = {name: (modules_imported(p, known) | named_modules(p, known)) - {name} for name, p in names.items()}
     assert len(graph) > 150
     assert circles(graph) == []
 
@@ -126,7 +248,3 @@ def test_no_circle_of_imports_anywhere_not_even_in_functions_or_type_checks() ->
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
-
-
-def test_every_module_of_the_engine_has_a_rank() -> None:
-    assert {home(path) for path in ENGINE} - {"__init__"} == set(RANKS)

@@ -6,7 +6,8 @@ from fedpurin.config import Config, DataConfig, TrainerConfig
 from fedpurin.report.relevance import IGNORED
 from fedpurin.run.compose import compose_config
 from fedpurin.run.effects import Situation, why_without_effect
-from fedpurin.run.resume import FREE, flatten, is_free
+from fedpurin.run.reader import flatten
+from fedpurin.run.resume import FREE, is_free
 from fedpurin.science import Changes, ReadIf, covers, marked, read_only_if
 
 

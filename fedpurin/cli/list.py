@@ -1,6 +1,6 @@
 """`fedpurin list [DIR]`: the runs below a folder as one table, best first.
 
-Owns: the columns, the order, the command line. Does not own: which folders hold runs and how each stands
+Owns: the columns, the order, the command line. Does not own: which folders hold runs (run/reader.py), how each stands
 (sweep.py). Reads the runs' small files only, so that hundreds are listed in a second or two; imports no torch.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurin.cli.sweep import HYDRA, RUN_FILES, inspect, read_json
+from fedpurin.cli.sweep import inspect
 from fedpurin.cli.text import print_lines
 from fedpurin.config import ConfigError
+from fedpurin.run import reader
 
 COLUMNS = ("accuracy", "best", "bytes", "rounds", "state", "method", "data", "seed", "run")
 DESCENDING = ("accuracy", "best")
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     folders = given.folders or [path for path in (Path("outputs"), Path("multirun")) if path.is_dir()] or [Path()]
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{missing[0]}: there is no such folder")
-    rows = sort_rows([describe(path) for folder in folders for path in run_folders(folder)], given.sort, given.reverse)
+    rows = sort_rows(
+        [describe(path) for folder in folders for path in reader.find_folders(folder)], given.sort, given.reverse
+    )
     if not rows:
         raise ConfigError(f"no run in or below {', '.join(map(str, folders))}")
     if given.csv:
@@ -53,21 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """Folders of runs in and below `root`; nothing is searched below a run."""
-    for folder, subfolders, files in os.walk(root):
-        path = Path(folder)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if any(name in files for name in RUN_FILES) or (path / HYDRA / "overrides.yaml").exists():
-            if "multirun.yaml" not in files:
-                subfolders.clear()
-            if any(name in files for name in RUN_FILES) or path != root:
-                yield path
-
-
 def describe(run_dir: Path) -> dict[str, Any]:
     """One row; None where the run does not tell."""
-    summary, run = read_json(run_dir / "summary.json"), inspect(run_dir)
+    summary, run = reader.read_summary(run_dir), inspect(run_dir)
     options = _options(run_dir)
     choices = options.get("choices") or {}
     traffic = [summary.get(f"total/bytes/{way}") for way in ("up", "down")]
@@ -124,12 +114,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _options(run_dir: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        loaded = yaml.load(
-            (run_dir / "config.yaml").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
-    except (OSError, yaml.YAMLError):
+        return reader.read_options(run_dir)
+    except reader.Unreadable:
         return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -106,11 +106,12 @@ class Multirun:
 
     def close(self) -> int:
         """The sweep's table and what comes next; 1 where a run failed, else 0."""
-        from fedpurin.cli.list import describe, run_folders, sort_rows, table
+        from fedpurin.cli.list import describe, sort_rows, table
+        from fedpurin.run.reader import find_folders
 
         if self._folder is None or not self.is_here:
             return 0
-        rows = [describe(path) for path in run_folders(self._folder) if path != self._folder]
+        rows = [describe(path) for path in find_folders(self._folder) if path != self._folder]
         spent = timedelta(seconds=round(time.monotonic() - self._start))
         print(f"\n{self._ended} of {self.total} runs in {spent}, best first")
         print("\n".join(table(sort_rows(rows, "accuracy", reverse=False))))

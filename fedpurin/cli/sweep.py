@@ -9,10 +9,8 @@ Imports no torch.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +18,12 @@ from typing import Any, Literal
 from fedpurin.cli.sweep_file import expand, quote, read_sweep
 from fedpurin.cli.text import print_lines
 from fedpurin.config import ConfigError
+from fedpurin.run import reader
 from fedpurin.run.lock import is_locked
-from fedpurin.run.resume import flatten, is_free
+from fedpurin.run.resume import is_free
 
 State = Literal["done", "running", "failed", "refused", "stopped", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "refused", "stopped", "missing")
-RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
-HYDRA = ".hydra"
 ANOTHER = "the folder holds another run"
 
 
@@ -56,7 +53,7 @@ def find_runs(sweep_dir: Path) -> list[Run]:
         raise ConfigError(f"{sweep_dir}: there is no such folder")
     if (sweep_dir / "overrides.txt").exists():
         return [_inspect_task(sweep_dir, name, line) for name, line in _array_lines(sweep_dir).items()]
-    folders = {str(path.relative_to(sweep_dir)): path for path in _run_folders(sweep_dir)}
+    folders = {str(path.relative_to(sweep_dir)): path for path in reader.find_folders(sweep_dir) if path != sweep_dir}
     jobs = wanted_jobs(multirun_overrides(sweep_dir))
     if not folders and not jobs:
         raise ConfigError(f"{sweep_dir} holds no sweep: no multirun.yaml, no overrides.txt, no run folders")
@@ -79,8 +76,7 @@ def find_runs(sweep_dir: Path) -> list[Run]:
 
 def inspect(run_dir: Path, overrides: str = "", name: str | None = None) -> Run:
     """How one run stands, by the files in its folder and by whether a process holds its lock."""
-    summary = read_json(run_dir / "summary.json")
-    rounds = _count_rounds(run_dir / "metrics.jsonl")
+    summary, rounds = reader.read_summary(run_dir), reader.count_rounds(run_dir)
     status, error = summary.get("status"), str(summary.get("error", ""))
     state: State
     if is_locked(run_dir):
@@ -179,33 +175,17 @@ def before_sweep(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def multirun_overrides(sweep_dir: Path) -> list[str]:
     """The task's overrides in multirun.yaml; none where there is no such file or it is cut off."""
-    import yaml
-
     try:
-        task = yaml.safe_load((sweep_dir / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        task = reader.read_yaml(sweep_dir / "multirun.yaml")["hydra"]["overrides"]["task"]
+    except (reader.Unreadable, KeyError, TypeError):
         return []
     return [str(override) for override in task or ()]
 
 
 def asked_overrides(run_dir: Path) -> list[str] | None:
-    """What the run was started with, by Hydra's own record; None where there is none."""
-    import yaml
-
-    try:
-        recorded = yaml.safe_load((run_dir / HYDRA / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-    return [str(item) for item in recorded or () if not str(item).startswith("resume=")]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where the file is not there or broken."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    """What the run was started with, whether or not it was to go on with an earlier one; None where nothing says."""
+    recorded = reader.read_overrides(run_dir)
+    return None if recorded is None else [item for item in recorded if not item.startswith("resume=")]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -290,19 +270,6 @@ def _inspect_task(sweep_dir: Path, name: str, line: str) -> Run:
     return Run(name, line, "refused", run.rounds, f"{ANOTHER}: it was not started with {changed}")
 
 
-def _run_folders(sweep_dir: Path) -> Iterator[Path]:
-    """Folders of runs below the sweep's own, which may have a stray `.hydra`; nothing is searched below a run."""
-    for folder, subfolders, files in os.walk(sweep_dir):
-        subfolders.sort()
-        is_run = HYDRA in subfolders or any(name in files for name in RUN_FILES)
-        if is_run and Path(folder) != sweep_dir:
-            subfolders.clear()
-            if (Path(folder) / HYDRA / "overrides.yaml").exists() or any(name in files for name in RUN_FILES):
-                yield Path(folder)
-        else:
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-
-
 def _same(job: Sequence[str], own: Sequence[str]) -> bool:
     return {item for item in job if not item.startswith("resume=")} == set(own)
 
@@ -312,15 +279,15 @@ def _holds_another(run_dir: Path) -> str:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if _count_rounds(run_dir / "metrics.jsonl") == 0:
+    if reader.count_rounds(run_dir) == 0:
         return ""
     try:
-        began: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-        asked: Any = OmegaConf.load(run_dir / HYDRA / "config.yaml")
+        began = reader.read_options(run_dir)
+        asked: Any = OmegaConf.load(run_dir / reader.HYDRA / "config.yaml")  # with interpolations
     except Exception:  # one of them is not there or not YAML: then it says nothing
         return ""
     differing = []
-    for option, value in flatten(began if isinstance(began, dict) else {}).items():
+    for option, value in reader.flatten(began).items():
         try:
             now = OmegaConf.select(asked, option, default=value)
         except OmegaConfBaseException:  # interpolates Hydra's own part
@@ -329,7 +296,3 @@ def _holds_another(run_dir: Path) -> str:
         if (now or None) != (value or None) and not is_free(option):  # network=none is an empty file
             differing.append(f"{option}={value}, asked for {now}")
     return "; ".join(differing[:3])
-
-
-def _count_rounds(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0

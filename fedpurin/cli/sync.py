@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_locked
+from fedpurin.run.reader import read_summary
 from fedpurin.run.stored_config import read_config
 from fedpurin.tracking.wandb_run import (
     IDENTITY,
@@ -105,8 +106,5 @@ def upload_rounds(run_dir: Path, project: str, entity: str | None) -> None:
     (run_dir / IDENTITY).write_text(json.dumps(identity(run_dir) | {"uploaded": "replay"}) + "\n")
     with open_run(read_config(run_dir), run_dir, mode="online", project=project, entity=entity) as run:
         count = replay(run, run_dir, uploaded_rounds(run))
-        summary = run_dir / "summary.json"
-        if summary.exists():
-            values = json.loads(summary.read_text())
-            run.summary.update({name: value for name, value in values.items() if value is not None})
+        run.summary.update({name: value for name, value in read_summary(run_dir).items() if value is not None})
     print(f"{run_dir}: {count} rounds uploaded")

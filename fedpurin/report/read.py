@@ -1,16 +1,14 @@
 """One run folder as arrays.
 
-Owns: reading `config.yaml`, `metrics.jsonl`, `clients.csv`, `summary.json`, `partition.json` and `masks.jsonl`
-(names: fedpurin/run/record.py, callbacks/mask_statistics.py), also where a kill cut a line off. Does not own: comparing
-runs. A run of which nothing can be drawn raises `BrokenRun`; whatever else is wrong becomes a line in `Run.notes`.
+Owns: what a run folder's files mean to the report. Does not own: reading them, also where a kill cut a line off
+(run/reader.py), comparing runs. A run of which nothing can be drawn raises `BrokenRun`; whatever else is wrong becomes a
+line in `Run.notes`.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
+
+from fedpurin.run import reader
 
 Array = NDArray[np.float64]
 
@@ -138,16 +137,19 @@ def read_run(path: Path) -> Run:
         BrokenRun: no configuration or no complete round.
     """
     notes: list[str] = []
-    options = _read_choices(path / ".hydra" / "hydra.yaml") | _read_options(path / "config.yaml")
-    lines = _by_round(_json_lines(path / "metrics.jsonl", notes, required=True))
+    try:
+        options = _read_choices(path) | reader.flatten(reader.read_options(path))
+    except reader.Unreadable as error:
+        raise BrokenRun(str(error)) from None
+    if not (path / reader.METRICS).exists():
+        raise BrokenRun(f"{reader.METRICS} is missing")
+    lines = _noted(reader.METRICS, reader.read_lines(path / reader.METRICS), notes).by_round()
     if not lines:
-        raise BrokenRun("metrics.jsonl holds no complete round")
+        raise BrokenRun(f"{reader.METRICS} holds no complete round")
     rounds = np.array(sorted(lines), dtype=np.float64)
     names = dict.fromkeys(name for line in lines.values() for name in line if name != "round")
-    metrics = {
-        name: np.array([_number(lines[int(round_number)].get(name)) for round_number in rounds]) for name in names
-    }
-    ids, final, by_round = _read_clients(path / "clients.csv", rounds, notes)
+    metrics = {name: np.array([_number(lines[int(number)].get(name)) for number in rounds]) for name in names}
+    ids, final, by_round = _read_clients(path, rounds, notes)
     return Run(
         path=path,
         options=options,
@@ -155,78 +157,35 @@ def read_run(path: Path) -> Run:
         metrics=by_round | metrics,
         client_ids=ids,
         final=final,
-        partition=_read_partition(path / "partition.json", notes),
-        masks=_read_masks(path / "masks.jsonl", notes),
-        status=_read_status(path / "summary.json", notes),
-        revision=_read_revision(path / "environment.json"),
+        partition=_read_partition(path / reader.PARTITION, notes),
+        masks=_read_masks(path, notes),
+        status=_read_status(path, notes),
+        revision=_read_revision(path),
         notes=tuple(notes),
     )
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options under dotted names."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
-        raise BrokenRun("config.yaml is missing") from None
-    except Exception as error:  # OmegaConf passes on whatever its YAML parser raises
-        raise BrokenRun(f"config.yaml cannot be read: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(loaded, dict) or not loaded:
-        raise BrokenRun("config.yaml is empty")
-    return dict(flatten({str(key): value for key, value in loaded.items()}))
 
 
 def _read_choices(path: Path) -> dict[str, Any]:
     """What Hydra says was chosen of each group: for runs whose config.yaml does not record it yet."""
     try:
-        choices = OmegaConf.load(path).hydra.runtime.choices
-        return {f"choices.{group}": chosen for group, chosen in choices.items() if group == "method" and chosen}
-    except Exception:  # missing, broken or of another version of Hydra: the method is named by its class
+        method = reader.read_yaml(path / reader.HYDRA / "hydra.yaml")["hydra"]["runtime"]["choices"]["method"]
+    except (reader.Unreadable, KeyError, TypeError):  # missing or of another version: the method is named by its class
         return {}
+    return {"choices.method": method} if method else {}
 
 
 def _read_revision(path: Path) -> str:
-    try:
-        record = json.loads(path.read_text())
-        revision = str(record.get("git_revision") or "")[:10]
-        return revision + (" with changes" if revision and record.get("git_changed_files") else "")
-    except (OSError, ValueError, AttributeError):
-        return ""
+    record = reader.read_object(path / reader.ENVIRONMENT)
+    revision = str(record.get("git_revision") or "")[:10]
+    return revision + (" with changes" if revision and record.get("git_changed_files") else "")
 
 
-def _json_lines(path: Path, notes: list[str], *, required: bool = False) -> Iterator[dict[str, Any]]:
-    """The file's whole lines. A line that a kill cut off is left out, and noted."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        if required:
-            raise BrokenRun(f"{path.name} is missing") from None
-        return
-    broken = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            broken.append(number)
-            continue
-        if isinstance(value, dict):
-            yield value
-    if broken:
+def _noted(name: str, lines: reader.Lines, notes: list[str]) -> reader.Lines:
+    """The lines, with a note of those that a kill cut off or that are broken."""
+    if broken := lines.broken:
         where = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines (first: {broken[0]})"
-        notes.append(f"{path.name}: {where} cut off or broken, the {len(lines) - len(broken)} whole lines are used")
-
-
-def _by_round(lines: Iterator[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Lines by round; a resumed run may have written a round twice, and its later line counts."""
-    return {int(line["round"]): line for line in lines if isinstance(line.get("round"), int)}
+        notes.append(f"{name}: {where} cut off or broken, the {lines.count - len(broken)} whole lines are used")
+    return lines
 
 
 def _number(value: object) -> float:
@@ -237,11 +196,15 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
     """Client ids, each one's latest measured values, and per-round aggregates of the others."""
     empty = np.empty(0)
     try:
-        finals = (*FINAL_COLUMNS, *_further_columns(path))
-        rows = _read_columns(path, ("round", "client", *finals, *MEAN_COLUMNS, *MAX_COLUMNS), notes)
+        table = reader.read_clients(path)
     except FileNotFoundError:
         notes.append("clients.csv is missing: nothing about single clients")
         return empty, {}, {}
+    if table.is_cut:
+        notes.append("clients.csv: the last row is cut off and not used")
+    finals = (*FINAL_COLUMNS, *(name for name in table.names if name.startswith("test/")))  # of validation_step's own
+    names = ("round", "client", *finals, *MEAN_COLUMNS, *MAX_COLUMNS)
+    rows = {name: _floats(table.column(name)) for name in names}
     known = np.isin(rows["round"], rounds) & np.isfinite(rows["client"])
     if not known.any():
         notes.append("clients.csv holds no row of a whole round: nothing about single clients")
@@ -275,30 +238,8 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
     return ids, final, by_round
 
 
-def _further_columns(path: Path) -> list[str]:
-    """Columns of what validation_step logged beside the accuracy: `test/NAME/VARIANT`."""
-    with path.open(newline="", errors="replace") as file:
-        return [name for name in next(csv.reader(file), []) if name.startswith("test/")]
-
-
-def _read_columns(path: Path, names: tuple[str, ...], notes: list[str]) -> dict[str, Array]:
-    """Numeric columns of a CSV file; NaN for empty cells and absent columns. A cut last row is left out."""
-    with path.open(newline="", errors="replace") as file:
-        text = file.read()
-    lines = text.splitlines()
-    if text and not text.endswith("\n"):
-        lines.pop()
-        notes.append("clients.csv: the last row is cut off and not used")
-    reader = csv.reader(lines)
-    header = next(reader, [])
-    rows = [row for row in reader if len(row) == len(header)]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    by_name = dict(zip(header, columns, strict=True))
-    absent = [""] * len(rows)
-    return {name: _floats(by_name.get(name, absent)) for name in names}
-
-
-def _floats(cells: Any) -> Array:
+def _floats(cells: Sequence[str]) -> Array:
+    """Numbers; NaN for empty cells and for what is none."""
     try:
         return np.array([float(cell) if cell else math.nan for cell in cells], dtype=np.float64)
     except ValueError:
@@ -313,42 +254,36 @@ def _parse(cell: str) -> float:
 
 
 def _read_status(path: Path, notes: list[str]) -> str:
-    try:
-        return str(json.loads(path.read_text()).get("status", "unknown"))
-    except FileNotFoundError:
-        notes.append("summary.json is missing")
-    except (ValueError, AttributeError):
-        notes.append("summary.json is empty or broken")
-    return "unknown"
+    summary = reader.read_summary(path)
+    if not summary:
+        is_there = (path / reader.SUMMARY).exists()
+        notes.append(f"{reader.SUMMARY} is {'empty or broken' if is_there else 'missing'}")
+    return str(summary.get("status", "unknown"))
 
 
 def recorded_error(path: Path) -> str:
     """What the run left in summary.json about its end, to be set behind a reason; empty if it left nothing."""
-    try:
-        error = json.loads((path / "summary.json").read_text()).get("error")
-    except (OSError, ValueError, AttributeError):
-        return ""
+    error = reader.read_summary(path).get("error")
     return f"; it recorded: {' '.join(str(error).split())[:300]}" if error else ""
 
 
 def _read_partition(path: Path, notes: list[str]) -> Partition | None:
+    if not path.exists():
+        return None
+    value = reader.read_object(path)
     try:
-        value = json.loads(path.read_text())
         names = tuple(str(name) for name in value["class_names"])
         train, test = (np.array(value[split], dtype=np.float64).reshape(-1, len(names)) for split in ("train", "test"))
         return Partition(names, train, test)
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError):
         notes.append("partition.json is broken")
         return None
 
 
 def _read_masks(path: Path, notes: list[str]) -> Masks | None:
-    lines = list(_json_lines(path, notes))
-    header = next((line for line in lines if "tensors" in line), None)
-    by_round = _by_round(iter(lines))
-    if header is None or not by_round:
+    header, lines = reader.read_masks(path)
+    by_round = _noted(reader.MASKS, lines, notes).by_round()
+    if not header or not by_round:
         return None
     try:
         ordered = [by_round[number] for number in sorted(by_round)]

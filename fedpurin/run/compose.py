@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedpurin.config import Config, ConfigError, did_you_mean
-from fedpurin.run.resume import flatten
+from fedpurin.run.reader import flatten
 
 RECORDED = ("data", "partition", "model", "program", "exchange", "network", "method", "experiment")
 """Groups whose choice goes into config.yaml."""

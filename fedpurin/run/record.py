@@ -27,6 +27,7 @@ from fedpurin.metrics import ACCURACY, VARIANTS, headline
 from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
+from fedpurin.run.reader import ENVIRONMENT, read_object
 from fedpurin.run.resume import holds_run
 from fedpurin.run.stored_config import new_id, read_id, write_config
 
@@ -72,7 +73,7 @@ class RunFolder:
         environment = describe_environment()
         started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
         starts = [*self._earlier_starts(), started] if first_round else [started]
-        write_json(self.path / "environment.json", environment | {"starts": starts})
+        write_json(self.path / ENVIRONMENT, environment | {"starts": starts})
         self.finish({"status": "running", "num_parameters": num_parameters, "num_shared": num_shared})
 
     def write_partition(self, class_names: Sequence[str], train: Iterable[Any], test: Iterable[Any]) -> None:
@@ -126,10 +127,7 @@ class RunFolder:
             log.error("summary.json cannot be written: %s", failure)
 
     def _earlier_starts(self) -> list[Any]:
-        try:
-            earlier = json.loads((self.path / "environment.json").read_text())["starts"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+        earlier = read_object(self.path / ENVIRONMENT).get("starts")
         return earlier if isinstance(earlier, list) else []
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fedpurin.config import Config, ConfigError, name_of
+from fedpurin.run import reader
 from fedpurin.run.growing import LINES, check_places, is_intact
 from fedpurin.run.lock import is_locked
 from fedpurin.run.stored_config import read_config
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 FREE = marked(Config, Changes.NOTHING, Changes.LENGTH)
 """Options that move, extend or describe a run without changing any of its bits; all others are its science."""
 MAX_NAMED = 4
-RECORDS = ("summary.json", "environment.json", "partition.json")
+RECORDS = (reader.SUMMARY, reader.ENVIRONMENT, reader.PARTITION)
 
 
 def holds_run(run_dir: Path) -> bool:
     """Whether a run has left rounds or checkpoints in the folder."""
-    metrics = run_dir / "metrics.jsonl"
+    metrics = run_dir / reader.METRICS
     return (metrics.exists() and metrics.stat().st_size > 0) or any((run_dir / "checkpoints").glob("round-*"))
 
 
@@ -49,7 +49,7 @@ def check_folder(config: Config, run_dir: Path) -> None:
             f"`fedpurin resume {run_dir}`, or choose another folder"
         )
     check_places(run_dir)
-    began, now = flatten(read_config(run_dir).to_mapping()), flatten(config.to_mapping())
+    began, now = (reader.flatten(mapping.to_mapping()) for mapping in (read_config(run_dir), config))
     changed = [name for name in sorted(began.keys() | now.keys()) if began.get(name) != now.get(name)]
     if science := [name for name in changed if not is_free(name)]:
         named = ", ".join(f"{name}={now.get(name)} (it began with {began.get(name)})" for name in science[:MAX_NAMED])
@@ -99,25 +99,20 @@ def is_free(option: str) -> bool:
 
 def is_finished(config: Config, run_dir: Path) -> bool:
     """Whether the folder's run has all the rounds that are asked for, and its files hold them undamaged."""
-    try:
-        summary, *_ = (json.loads((run_dir / name).read_text()) for name in RECORDS)
-        rounds = int(summary.get("rounds", 0))
-        if summary.get("status") != "finished" or rounds < config.trainer.rounds:
-            return False
-        with (run_dir / "metrics.jsonl").open("rb") as file:
-            *_, last = file
-        whole = json.loads(last)["round"] == rounds - 1
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    if not all(reader.read_object(run_dir / name) for name in RECORDS):
         return False
-    return whole and is_intact(run_dir, run_dir / "checkpoints" / f"round-{rounds:05d}" / LINES)
+    rounds = reader.read_summary(run_dir).get("rounds")
+    if not is_marked_finished(run_dir) or not isinstance(rounds, int) or rounds < config.trainer.rounds:
+        return False
+    _, last = reader.read_ends(run_dir / reader.METRICS)
+    return last.get("round") == rounds - 1 and is_intact(
+        run_dir, run_dir / "checkpoints" / f"round-{rounds:05d}" / LINES
+    )
 
 
 def is_marked_finished(run_dir: Path) -> bool:
     """Whether the summary says so, whatever else is there."""
-    try:
-        return bool(json.loads((run_dir / "summary.json").read_text())["status"] == "finished")
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
+    return reader.read_summary(run_dir).get("status") == "finished"
 
 
 def how_to_continue(run_dir: Path) -> str:
@@ -131,17 +126,6 @@ def how_to_continue(run_dir: Path) -> str:
 def note_refusal(run_dir: Path, error: ConfigError) -> None:
     """Leave a mistake in the folder that was made for the run, for `fedpurin sweep status`; never in another run's."""
     if run_dir.is_dir() and not holds_run(run_dir) and not is_locked(run_dir):
-        (run_dir / "summary.json").write_text(
+        (run_dir / reader.SUMMARY).write_text(
             json.dumps({"status": "refused", "error": str(error), "rounds": 0}) + "\n"
         )
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted options; an empty mapping is no option."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat

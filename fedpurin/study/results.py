@@ -7,7 +7,6 @@ Owns: what of a run folder a study keeps. `NAME.csv` has a row a run and client:
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpurin.config import ConfigError
+from fedpurin.run import reader
 from fedpurin.study.plan import PlannedRun
-from fedpurin.study.store import read_summary
 
 METRIC = "accuracy/personalized"
 DIGITS = 6
@@ -79,11 +78,10 @@ def read_folder(run: PlannedRun, folder: Path) -> tuple[list[ClientRow], RunRow]
     """The rows of one finished run."""
     by_client: dict[int, list[tuple[int, float]]] = defaultdict(list)
     num_train: dict[int, int] = {}
-    with (folder / "clients.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            num_train[int(row["client"])] = int(row["num_train"])
-            if row[METRIC]:
-                by_client[int(row["client"])].append((int(row["round"]), float(row[METRIC])))
+    for row in reader.read_clients(folder).records():
+        num_train[int(row["client"])] = int(row["num_train"])
+        if row[METRIC]:
+            by_client[int(row["client"])].append((int(row["round"]), float(row[METRIC])))
     setting, variant = run.cell.setting, run.cell.variant
     clients = []
     for client, count in sorted(num_train.items()):
@@ -91,7 +89,7 @@ def read_folder(run: PlannedRun, folder: Path) -> tuple[list[ClientRow], RunRow]
         final = measured[-1][1] if measured else math.nan
         best = max((value for _, value in measured), default=math.nan)
         clients.append(ClientRow(setting, variant, run.seed, client, count, round(final, DIGITS), round(best, DIGITS)))
-    summary, environment = read_summary(folder), json.loads((folder / "environment.json").read_text())
+    summary, environment = reader.read_summary(folder), reader.read_object(folder / reader.ENVIRONMENT)
     code, _, data = folder.parent.name.partition("-")
     return clients, RunRow(
         setting=setting,
@@ -155,5 +153,5 @@ def _read(path: Path, row_type: Any) -> list[Any]:
             return [
                 row_type(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ConfigError(f"{path} is not a study's results ({error}); restore the committed file") from None

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fedpurin.run.lock import is_locked
+from fedpurin.run.reader import read_summary
 from fedpurin.study.plan import PlannedRun
 
 PACKAGES = ("fedpurin", "lightning_modules", "callbacks", "configs")
@@ -80,15 +80,6 @@ class Store:
                     f"{self.root / name}: {count} results of {' and '.join(different)}, kept apart and not used"
                 )
         return lines
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What the run says of its end; empty where it has none, or a kill cut it off."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def code_version(root: Path) -> str:

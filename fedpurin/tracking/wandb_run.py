@@ -7,7 +7,6 @@ log and what to do when W&B fails (callbacks/tracking.py). `wandb` and matplotli
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurin.config import Config
+from fedpurin.run import reader
 from fedpurin.tracking import wandb_service
 from fedpurin.tracking.mask_figures import Pixels, density_figure, overlap_figure, to_pixels
 
@@ -49,7 +49,7 @@ def identity(run_dir: Path) -> dict[str, Any]:
 def is_in_sweep(run_dir: Path) -> bool:
     """Whether the folder is one of a Hydra sweep's or of an array's."""
     sweep = run_dir.resolve().parent
-    return (sweep / "multirun.yaml").exists() or (sweep / "overrides.txt").exists()
+    return any((sweep / name).exists() for name in reader.SWEEP_FILES)
 
 
 def _belongs_elsewhere(run_id: str, run_dir: Path) -> str:
@@ -59,7 +59,7 @@ def _belongs_elsewhere(run_id: str, run_dir: Path) -> str:
     if run_id in _used_here:
         return "an earlier run of this process has it"
     for other in run_dir.resolve().parent.glob(f"*/{IDENTITY}"):
-        if _read_json(other).get("id") == run_id:
+        if reader.read_object(other).get("id") == run_id:
             return f"the run in {other.parent.name} has it"
     return ""
 
@@ -82,7 +82,7 @@ def open_run(
     import wandb
 
     method = str(config.method.get("_target_", "method")).rpartition(".")[2]
-    environment = _read_json(run_dir / "environment.json")
+    environment = reader.read_object(run_dir / reader.ENVIRONMENT)
     with wandb_service.silent_log():
         run = wandb.init(
             id=identity(run_dir)["id"],
@@ -155,20 +155,19 @@ def replay(run: Any, run_dir: Path, known: Iterable[int], until: int | None = No
 
 def payloads(run_dir: Path) -> Iterator[dict[str, Any]]:
     """What is logged for each round of the folder, in order; nothing before its first round has ended."""
-    if not (run_dir / "metrics.jsonl").exists():
+    rounds = reader.read_rounds(run_dir)
+    if not rounds:
         return
     rows: dict[int, list[dict[str, Any]]] = {}
-    with (run_dir / "clients.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if None not in row.values():  # the row that a running process is writing
-                rows.setdefault(int(row["round"]), []).append(dict(row))
-    header, *lines = _read_lines(run_dir / "masks.jsonl") or [{}]
-    masks = {line["round"]: name_tensors(line, header) for line in lines}
-    traffic, summary = 0, _read_json(run_dir / "summary.json")
-    for record in _read_lines(run_dir / "metrics.jsonl"):
+    for row in reader.read_clients(run_dir).records():
+        rows.setdefault(int(row["round"]), []).append(dict(row))
+    header, lines = reader.read_masks(run_dir)
+    masks = {number: name_tensors(line, header) for number, line in lines.by_round().items()}
+    traffic, summary = 0, reader.read_summary(run_dir)
+    for record in rounds:
         traffic += record.get("bytes/up", 0) + record.get("bytes/down", 0)
         number = record["round"]
-        last = summary.get("status") == "finished" and number == summary["rounds"] - 1
+        last = summary.get("status") == "finished" and number == summary.get("rounds", 0) - 1
         yield make_payload(record, rows.get(number, []), masks.get(number, {}), traffic=traffic, last=last)
 
 
@@ -223,23 +222,3 @@ def pictures(payload: Mapping[str, Any]) -> dict[str, Pixels]:
             figure = density_figure(masks["tensors"], masks["sizes"], masks["density"], masks["density/all"], number)
             drawn["mask/density/by_tensor"] = to_pixels(figure)
     return drawn
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # the line that a running or killed process was writing
-    return lines

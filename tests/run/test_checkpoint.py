@@ -20,7 +20,8 @@ from fedpurin.run.checkpoint import CheckpointError, Writing, find_all, find_lat
 from fedpurin.run.checkpointer import Client, client_tensors, join_tensors, restore_client, split_tensors
 from fedpurin.run.compose import compose_config
 from fedpurin.run.lock import RunLock, is_locked
-from fedpurin.run.resume import check_folder, check_sweep_folder, flatten, is_free
+from fedpurin.run.reader import flatten
+from fedpurin.run.resume import check_folder, check_sweep_folder, is_free
 
 
 def tensors() -> dict[str, Tensor]:
