@@ -145,6 +145,9 @@ class ProgramConfig:
     name: Literal["layerwise", "global", "budget", "custom"] = "layerwise"
     tau: Annotated[float, Field(gt=0, le=1), _if_program("layerwise", "global")] = 0.5
     """Share of the parameters that may be critical: of each tensor (layerwise), of all (global)."""
+    open_below: Annotated[float, Field(ge=0, allow_inf_nan=False), _if_program("layerwise")] = 0.0
+    """A tensor whose ⌊τ n⌋-th largest score is at most this gives all of its scores that are not null; 0 turns it off.
+    FedCAC's published code has 1e-10."""
     density_floor: Annotated[float, Field(ge=0, le=1), _if_program("global")] = 0.0
     """Least share of each tensor, of its non-null parameters where fewer are left (global)."""
     density_ceiling: Annotated[float, Field(ge=0, le=1), _if_program("global")] = 1.0

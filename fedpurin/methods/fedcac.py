@@ -1,7 +1,8 @@
 """FedCAC (Wu et al., ICCV 2023; arXiv 2309.11103): critical parameters from those whose critical parameters overlap.
 
 Shares every trainable parameter (`share_norm: false`: all but normalisation layers'); sends all of it, dense, and
-the mask: the top ⌊τ n_l⌋ of each tensor by c_q = |w_q − w⁰_q|·|w_q| (configs/method/fedcac.yaml sets `scores`).
+the mask: the top ⌊τ n_l⌋ of each tensor by c_q = |w_q − w⁰_q|·|w_q|, or, as published, all c_q > 1e-20 where the last of
+these is at most 1e-10 (configs/method/fedcac.yaml sets `scores` and `program.open_below`).
 With the collaborators C_i of METHOD step 5 (FedCAC's own rule, which FedPURIN took over), and all participants j:
     w_i ← m_i ⊙ (1/|C_i|) Σ_{j∈C_i} w_j + (1 − m_i) ⊙ Σ_j (s_j / Σ_k s_k) w_j
 """

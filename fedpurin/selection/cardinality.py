@@ -17,6 +17,7 @@ import numpy as np
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.selection.answer import RESOLUTION, Answer, close_gap
 from fedpurin.selection.programs import Statement, Values, state_global, state_layerwise
+from fedpurin.selection.reduction.curve import ValueCurve
 from fedpurin.selection.reduction.instance import Choice, Instance, Items, Plan, items_of
 from fedpurin.selection.reduction.passes import AggregateEqual, Chain, DropNull, Reduction
 from fedpurin.selection.reduction.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
@@ -124,16 +125,30 @@ class CardinalityProgram:
         )
 
     def _open(self, scan: Scan) -> Instance:
-        curves = scan.curves()
+        curves, ceiling = self._opened(scan, scan.curves())
         numbers = [curve.num_scores for curve in curves]
         return Instance(
             scan,
             tuple(curves),
             tuple(Choice(index, 0, segment.size) for index, segment in enumerate(scan.layout)),
             floor=tuple(map(min, self.floor, numbers)),  # a tensor with fewer scores gives what it has
-            ceiling=tuple(map(min, self.ceiling, numbers)),
+            ceiling=tuple(map(min, ceiling, numbers)),
             total=self.total,
         )
+
+    def _opened(self, scan: Scan, curves: list[ValueCurve]) -> tuple[list[ValueCurve], list[int]]:
+        """The ceilings, without one where a tensor's scores are so small that `open_below` lifts it."""
+        below, ceiling = float(np.float32(self.program.open_below)), list(self.ceiling)
+        if self.program.name != "layerwise" or below == 0:
+            return curves, ceiling
+        bounded = [i for i, most in enumerate(ceiling) if 0 < most < curves[i].num_scores]
+        last = {i: curves[i].step_at(ceiling[i]) for i in bounded}
+        unclear = {i: [step] for i, step in last.items() if curves[i].bottom[step] <= below < curves[i].top[step]}
+        curves = scan.refine(curves, unclear) if unclear else curves
+        for i in bounded:
+            if curves[i].top[curves[i].step_at(ceiling[i])] <= below:
+                ceiling[i] = curves[i].num_scores
+        return curves, ceiling
 
     @staticmethod
     def _items(instance: Instance) -> list[Items]:

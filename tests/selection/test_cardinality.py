@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,38 @@ def test_floor_and_ceiling_bind() -> None:
     assert layout.extract(selection.mask).tolist() == [True, True, False, False, True, True, False, False]
     assert selection.certificate.objective == pytest.approx(17.7)
     assert selection.certificate.gap == 0.0
+
+
+def test_the_cap_is_lifted_where_the_threshold_is_as_small_as_fedcac_says() -> None:
+    """Published FedCAC: with ⌊τ n⌋ = 2, a second largest score of 1e-10 or less makes all above the cutoff critical."""
+    layout = Layout.from_sizes([4, 4, 4, 3])
+    scores = layout.embed(
+        torch.tensor(
+            [
+                *(5.0, 1e-11, 1e-12, 0.0),  # the threshold is 1e-11: three of four
+                *(5.0, 2e-10, 1e-12, 1e-13),  # above: two
+                *(5.0, 0.0, 0.0, 0.0),  # what is not null is one
+                *(1e-11, 1e-12, 1e-13),  # ⌊1.5⌋ = 1, and the largest is small: all
+            ]
+        )
+    )
+    program = ProgramConfig(tau=0.5, open_below=1e-10)
+    chosen = [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1]]
+    for reduce in (True, False):
+        selection = Selector(layout, replace(program, reduce=reduce)).solve(scores)
+        taken = [layout.extract(selection.mask)[start : start + 4].int().tolist() for start in (0, 4, 8, 12)]
+        assert (taken if reduce else taken[1:3]) == (chosen if reduce else chosen[1:3])
+    capped = Selector(layout, ProgramConfig(tau=0.5)).solve(scores)
+    assert layout.extract(capped.mask).int().tolist() == [1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0]
+
+
+def test_the_cap_of_a_large_tensor_is_lifted_by_a_second_look() -> None:
+    """Scores around 1e-10 share a bin of the histogram; only the exact one decides."""
+    small = 1e-10 * torch.linspace(0.99, 1.01, 20_000)
+    layout = Layout.from_sizes([20_000])
+    for share, count in ((0.25, 5_000), (0.75, 20_000)):  # the threshold is above 1e-10, or below
+        selection = Selector(layout, ProgramConfig(tau=share, open_below=1e-10)).solve(layout.embed(small))
+        assert int(selection.mask.sum()) == count
 
 
 @settings(max_examples=60, deadline=None)
