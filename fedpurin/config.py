@@ -15,13 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from fedpurin.data_config import FROZEN
+from fedpurin.data_config import DataConfig as DataConfig
+from fedpurin.data_config import PartitionConfig as PartitionConfig
+from fedpurin.data_config import VolumeConfig as VolumeConfig
 from fedpurin.science import Changes, Part, ReadIf
 
 _BRANCHES = ("int", "float", "str", "bool")
-_FROZEN = ConfigDict(extra="forbid", strict=True)
 
 OPEN_SECTIONS = ("data", "partition", "program", "scores")
 """Sections that take a `_target_`: a function of the user's takes the place of what `name` chooses. The section's `own`
@@ -30,14 +33,6 @@ holds it (a dotted name, or from Python the function itself) with the options th
 
 def _if_program(*names: str) -> ReadIf:
     return ReadIf("program.name", names)
-
-
-def _if_partition(*names: str) -> ReadIf:
-    return ReadIf("partition.name", names)
-
-
-def _if_volume(*names: str) -> ReadIf:
-    return ReadIf("partition.volume.name", names)
 
 
 class ConfigError(ValueError):
@@ -50,71 +45,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class DataConfig:
-    """Which images, where they are, and what happens to them on the device."""
-
-    name: str
-    root: Annotated[str | None, Changes.NOTHING] = None
-    """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
-    label: str = "label"
-    """Column of the class or target (data=table); its key in samples that are mappings."""
-    target: Literal["classes", "numbers"] = "classes"
-    """What the targets are: any labels, or numbers to be predicted (arrays, table, huggingface)."""
-    client: str | None = None
-    """Column that says whose a row is (data=table, for partition=natural)."""
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Part held out for testing of each client, else of each class, where there is no test set (arrays, table)."""
-    download: Annotated[bool, Changes.NOTHING] = True
-    image_size: Annotated[int, Field(ge=1)] | None = None
-    """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
-    channels: Literal[1, 3] | None = None
-    """Colour channels; None keeps the data set's own."""
-    normalise: Literal["standardise", "unit", "none"] = "standardise"
-    """uint8 images: by each channel's mean and deviation over the training pool, to [0, 1], or pixel values as they are."""
-    flip: bool = False
-    """Mirror training images left to right with probability one half."""
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Turn training images by an angle drawn within ± so many degrees, nearest pixel; 0 turns it off."""
-    crop_padding: Annotated[int, Field(ge=0)] = 0
-    """Pixels of padding (zeros, after normalisation) before a random crop back to size; 0 turns it off."""
-    own: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class VolumeConfig:
-    """How unequal the clients' data volumes are. Sizes are scaled so that they add up to the same total."""
-
-    name: Literal["equal", "lognormal", "powerlaw"] = "equal"
-    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_volume("lognormal")] = 1.0
-    """Standard deviation of log size (lognormal)."""
-    exponent: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_volume("powerlaw")] = 1.0
-    """Size of the k-th largest client is proportional to k^-exponent (powerlaw)."""
-    floor: Annotated[int, Field(ge=1), _if_volume("lognormal", "powerlaw")] = 10
-    """Training samples that every client gets at least."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class PartitionConfig:
-    """How samples are dealt to clients; train and test follow the same class proportions."""
-
-    name: Literal["iid", "dirichlet", "dirichlet_by_class", "pathological", "natural", "file", "custom"]
-    num_clients: Annotated[int, Field(ge=1)]
-    train_per_client: Annotated[int, Field(ge=1)] | None = None
-    """Mean training samples a client; None shares out the whole pool."""
-    test_per_client: Annotated[int, Field(ge=1)] | None = None
-    disjoint: bool = True
-    """True: no sample belongs to two clients. False: every client draws from the whole pool (the paper)."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_partition("dirichlet", "dirichlet_by_class")] = 0.5
-    """Dirichlet concentration; small means few classes a client."""
-    classes_per_client: Annotated[int, Field(ge=1), _if_partition("pathological")] = 2
-    file: str | None = None
-    """JSON or CSV of each client's indices (partition=file)."""
-    volume: VolumeConfig = VolumeConfig()
-    own: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class RolesConfig:
     """Explicit module paths where roles by type do not do; see `fedpurin.space.Roles`."""
 
@@ -122,7 +53,7 @@ class RolesConfig:
     norm: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class ScoresConfig:
     """Perturbation scores, METHOD step 2."""
 
@@ -138,7 +69,7 @@ class ScoresConfig:
     own: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class ProgramConfig:
     """The critical-parameter program, METHOD step 3 and "Programs"."""
 
@@ -185,7 +116,7 @@ class ProgramConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class ExchangeConfig:
     """How clients' updates travel."""
 
@@ -198,7 +129,7 @@ class ExchangeConfig:
     """A rank that does not answer a collective for this long ends the run."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class DistributionConfig:
     """A per-client distribution of a link property."""
 
@@ -213,7 +144,7 @@ class DistributionConfig:
 LinkValue = Annotated[float, Field(ge=0, allow_inf_nan=False)] | DistributionConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class NetworkConfig:
     """The link model that turns bytes into simulated seconds. Mbps are 10^6 bits a second."""
 
@@ -225,7 +156,7 @@ class NetworkConfig:
     """Personalised accuracy whose simulated time of arrival the summary tells."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class TrainerConfig:
     """The federated loop and the machine it runs on."""
 
@@ -234,6 +165,9 @@ class TrainerConfig:
     batch_size: Annotated[int, Field(ge=1)] = 100
     clients_per_round: Annotated[int, Field(ge=1)] | None = None
     """Participants drawn each round; None: everyone."""
+    init: Literal["same", "per_client"] = "same"
+    """Whether what clients keep to themselves (heads, norms, everything of method=local) starts from the same draw for all,
+    or from one of each client's own, as in many published codes. What is shared starts the same for all."""
     on_divergence: Literal["exclude", "stop"] = "exclude"
     """What to do with a client whose loss or parameters are not finite."""
     evaluate_every: Annotated[int, Field(ge=1), Changes.RECORD] = 1
@@ -256,7 +190,7 @@ class TrainerConfig:
     """Intra-op threads of a process. The bits depend on it; None shares out the node's cores among its processes."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class ClientsConfig:
     """Where clients' models lie between their rounds. The results do not depend on it."""
 
@@ -266,7 +200,7 @@ class ClientsConfig:
     """Folder of those files, on a disk of the node; None: TMPDIR. They have no names and vanish with the process."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class CheckpointConfig:
     """When the state of a run is saved and how much of it is kept."""
 
@@ -282,7 +216,7 @@ class CheckpointConfig:
     """After USR1 or USR2, the longest wait for the round to end; after TERM at most 20. Then the round is abandoned."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True, config=FROZEN)
 class Config:
     """One run. Nested mappings for classes that Hydra instantiates stay mappings."""
 

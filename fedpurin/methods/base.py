@@ -58,6 +58,8 @@ class Round:
 class Method:
     """Base of every method. Subclasses are frozen dataclasses: their fields are the method's options."""
 
+    keeps_models: ClassVar[bool] = False
+    """True for a method whose clients send no parameter: all of a model is private (`trainer.init`)."""
     needs_classes: ClassVar[bool] = False
     """True for a method whose loss reads class numbers from batches (x, y)."""
     needs_masks: ClassVar[bool] = False

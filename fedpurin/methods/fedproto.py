@@ -30,6 +30,7 @@ from fedpurin.space import Layout, ParameterSpace, Roles, pack_mask, unpack_mask
 class FedProto(Method):
     """Local training towards common class means; `extra["prototypes"]` holds those that a client received last."""
 
+    keeps_models: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
 
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0

@@ -31,6 +31,7 @@ from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
 from fedpurin.run.data_digest import describe_data
+from fedpurin.run.first_weights import PrivateStart, check_can_be_drawn, drawn_anew, private_segments
 from fedpurin.run.launch import make_fabric
 from fedpurin.run.listeners import check_callbacks, remarks
 from fedpurin.run.lock import RunLock, is_first_process
@@ -124,25 +125,33 @@ def _assemble(
     checkpointer.data = describe_data(data, parts)
     recorder.partition = (data.strata, parts.class_counts, parts.test_class_counts)
 
+    shape = {
+        "num_classes": data.num_outputs,
+        "in_channels": data.in_channels,
+        "image_size": data.image_size,
+        "vocabulary": data.vocabulary,
+        "padding": data.padding,
+    }
+    roles, users = Roles(config.roles.head, config.roles.norm), module
+
+    def new_module(*, draws_anew: bool = True) -> LightningModule:
+        made = make_module(config.model, shape) if users is None else client_module(users, of_user=True)
+        complete(made, data.train)
+        if users is not None and draws_anew:
+            drawn_anew(made)
+        return method.adapt(made, roles)
+
     seed_global(config.seed, "weights")
-    if module is not None:
-        module = client_module(module, of_user=True)
-    else:
-        shape = {
-            "num_classes": data.num_outputs,
-            "in_channels": data.in_channels,
-            "image_size": data.image_size,
-            "vocabulary": data.vocabulary,
-            "padding": data.padding,
-        }
-        module = make_module(config.model, shape)
-    complete(module, data.train)
     try:
-        roles = Roles(config.roles.head, config.roles.norm)
-        module = method.adapt(module, roles)
+        module = new_module(draws_anew=False)
         space = ParameterSpace(module, method.shares, roles)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
+    private = private_segments(space, method) if config.trainer.init == "per_client" else ()
+    if users is not None:
+        check_can_be_drawn(module, private)
     check_fit(module, data.train, data.test)
     check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
@@ -168,6 +177,10 @@ def _assemble(
         log.info("local fits: %s", why)
         for line in remarks(module, listeners):
             log.warning(line)
+        if config.trainer.init == "per_client" and not private:
+            log.warning(
+                "trainer.init=per_client has no effect: with method=%s nothing is private", type(method).__name__
+            )
         if (about_store := store_remark(config.clients, fabric.device)) is not None:
             log.warning(about_store)
     own = [
@@ -180,10 +193,12 @@ def _assemble(
         num_bytes=trainer.vector.nbytes,
     )
     clients = {}
+    start = PrivateStart(new_module, private, config.seed)
     for client_id in own:
         client = trainer.new_client(
             client_id, torch.as_tensor(parts.train[client_id]), torch.as_tensor(parts.test[client_id])
         )
+        start.give(client)
         store.put_back([client])
         clients[client_id] = client
     return Federation(
