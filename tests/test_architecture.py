@@ -23,13 +23,14 @@ OURS = ("fedpurin", "callbacks", "lightning_modules")
 # may import each other, all others only what ranks below them: by an import anywhere in the file, or by a dotted name.
 LAYERS = (
     "compiled metrics science seeding space run.environment run.interruption run.reader run.tensor_files",
+    "data_config",
     "config",
     "exchange hooks own report run.compose run.growing run.lock run.slurm run.stored_config run.trust",
     "data selection tracking run.checkpoint run.effects run.launch run.resume",
     "local run.data_digest run.folder",
     "lightning_modules run.export run.listeners",
     "methods run.module",
-    "federation",
+    "federation run.first_weights",
     "run.record",
     "callbacks run.checkpointer",
     "run.build",
