@@ -91,29 +91,29 @@ def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str
     parameters = grid.parameters(vector.device)
     spans = list(grid.buckets(BUCKET_BYTES // 4))
     sizes = [count(span.packed(mask)) for span in spans]
-    rooms = torch.empty(sum(sizes)).split_with_sizes(sizes)
+    buffers = torch.empty(sum(sizes)).split_with_sizes(sizes)
     float32 = ValueType.FLOAT32
     pieces = {}
 
     def encode_pieces() -> None:
-        for span, room in zip(spans, rooms, strict=True):
+        for span, buffer in zip(spans, buffers, strict=True):
             selected = span.packed(mask)
             encoded = encode_index(selected, span.packed(parameters), span)
-            message.tally.add_index(encoded)
-            values = compress(vector[span.start : span.stop], selected, out=room)
-            pieces[span.first] = (encoded, write_values(message.tally, values, float32))
+            message.totals.add_index(encoded)
+            values = compress(vector[span.start : span.stop], selected, out=buffer)
+            pieces[span.first] = (encoded, write_values(message.totals, values, float32))
 
     def decode_pieces() -> None:
         for span in spans:
             encoded, piece = pieces[span.first]
-            received.tally.read_index(encoded.table, encoded.index)
+            received.totals.read_index(encoded.table, encoded.index)
             selected = decode_index(encoded.table, encoded.index, span.packed(parameters), span)
-            expand_into(target[span.start : span.stop], selected, read_values(received.tally, piece, float32))
+            expand_into(target[span.start : span.stop], selected, read_values(received.totals, piece, float32))
 
     encode_pieces()
     decode_pieces()
     assert torch.equal(target, vector * unpack_mask(mask))
-    num_bytes = message.tally.total_bytes()
+    num_bytes = message.totals.total_bytes()
     moved = {"copy": 2 * vector.nbytes} | dict.fromkeys(("encode", "decode"), vector.nbytes + mask.nbytes + num_bytes)
     work = {"copy": lambda: target.copy_(vector), "encode": encode_pieces, "decode": decode_pieces}
     taken: dict[str, list[float]] = {name: [] for name in work}

@@ -122,7 +122,7 @@ class Federation:
 
         # 4. to 7. Upload, collaborators, aggregation, merge.
         self.exchange.begin_round(number, this_round.ids)
-        figures = self.method.communicate(this_round, self.exchange) if this_round.ids else {}
+        method_metrics = self.method.communicate(this_round, self.exchange) if this_round.ids else {}
 
         # 8. Evaluation of what the merge made.
         if evaluates:
@@ -131,7 +131,7 @@ class Federation:
                     self._evaluate(block, "merged")
 
         self.store.put_back(chosen.clients)
-        self._record(this_round, fits, figures, time.perf_counter() - start)
+        self._record(this_round, fits, method_metrics, time.perf_counter() - start)
 
     def _sample(self, number: int) -> list[int]:
         """The round's participants, ascending: everybody, or a draw without replacement."""
@@ -188,7 +188,7 @@ class Federation:
         return self.method.merged(client) if variant == "merged" else self.method.personalized(client)
 
     def _record(
-        self, this_round: Round, fits: Mapping[int, FitResult], figures: Mapping[str, float], seconds: float
+        self, this_round: Round, fits: Mapping[int, FitResult], method_metrics: Mapping[str, float], seconds: float
     ) -> None:
         """Gather the ranks' rows and hand the round's record to whoever listens on rank 0."""
         sent = self.exchange.ledger.client_rows(this_round.number)
@@ -223,7 +223,7 @@ class Federation:
             for client_id, taken in client_seconds(by_client, self.links).items():
                 by_client[client_id]["network/seconds"] = taken
             record["network/seconds"] = round_seconds(by_client, self.links)
-        record.update(figures)
+        record.update(method_metrics)
         record["round/seconds"] = seconds
         self._call("on_round_columns", record=record, rows=rows)
         self.history.append(record)

@@ -12,8 +12,8 @@ whole numbers under a pool's limits (quotas.py), options and their ranges (confi
 
 Sizes follow `partition.volume`; a client's test size is in proportion to its training size. With
 `disjoint: false` every client draws from the whole pool, without replacement. With `disjoint: true` clients
-share the pool out: where their wishes add up to more of a class than there is, all of them bend a little
-(`bend_shares`), in training and test alike. No client ever holds a sample twice.
+share the pool out: where their targets add up to more of a class than there is, all are rescaled a little
+(`rescale_shares`), in training and test alike. No client ever holds a sample twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedpurin.data.by_class import deal_by_class
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.natural import from_file, natural
 from fedpurin.data.own import own_partition
-from fedpurin.data.quotas import Counts, Shares, bend_shares, round_counts, share_out
+from fedpurin.data.quotas import Counts, Shares, rescale_shares, round_counts, share_out
 from fedpurin.seeding import numpy_generator
 
 TOLERATED_SAMPLES, TOLERATED_SHARE = 2, 0.1
@@ -74,7 +74,7 @@ class _Pools:
 
 
 @dataclass(frozen=True, eq=False)
-class _Wish:
+class _Target:
     """What the rules ask for, before any pool limits it."""
 
     shares: Shares
@@ -106,8 +106,8 @@ class _Wish:
         allowed = self.allowed[group]
         # Test sizes are proportional to training sizes, so one bound on shares serves both pools. Half a sample a
         # client is what rounding the test counts moves anyway.
-        test_room = (pools.test + len(sizes) / 2) * (sizes.sum() / test_sizes.sum())
-        shares = bend_shares(self.shares[group], sizes, np.minimum(pools.train, test_room), allowed)
+        test_capacity = (pools.test + len(sizes) / 2) * (sizes.sum() / test_sizes.sum())
+        shares = rescale_shares(self.shares[group], sizes, np.minimum(pools.train, test_capacity), allowed)
         counts = round_counts(shares, sizes, pools.train, allowed)
         if counts is None:
             return None
@@ -152,7 +152,7 @@ def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partiti
         generator = numpy_generator(seed, "partition/shares")
         counts, test_counts = deal_by_class(config, pools.train, pools.test, generator)
     else:
-        counts, test_counts = _settle(config, _make_wish(config, pools, seed), pools)
+        counts, test_counts = _settle(config, _make_target(config, pools, seed), pools)
     return Partition(
         _deal(counts, train_labels, config.disjoint, numpy_generator(seed, "partition/train")),
         _deal(test_counts, test_labels, config.disjoint, numpy_generator(seed, "partition/test")),
@@ -183,7 +183,7 @@ def _check_sizes(config: PartitionConfig, num_train: int, num_test: int) -> None
         )
 
 
-def _make_wish(config: PartitionConfig, pools: _Pools, seed: int) -> _Wish:
+def _make_target(config: PartitionConfig, pools: _Pools, seed: int) -> _Target:
     generator = numpy_generator(seed, "partition/shares")
     clients, classes = config.num_clients, len(pools.train)
     usable = np.flatnonzero((pools.train > 0) & (pools.test > 0))
@@ -203,9 +203,9 @@ def _make_wish(config: PartitionConfig, pools: _Pools, seed: int) -> _Wish:
         np.put_along_axis(shares, chosen, 1.0 / config.classes_per_client, axis=1)
     allowed = shares > 0
     if config.name == "dirichlet":
-        allowed[:, usable] = True  # a share may be zero to the last bit at a small α, and still has to bend
+        allowed[:, usable] = True  # a share may be zero to the last bit at a small α, and still has to be rescaled
     weights, floor = _draw_weights(config.volume, clients, numpy_generator(seed, "partition/volume"))
-    return _Wish(shares, allowed, weights, floor, config.disjoint)
+    return _Target(shares, allowed, weights, floor, config.disjoint)
 
 
 def _deal_classes(clients: int, usable: Counts, each: int, generator: np.random.Generator) -> Counts:
@@ -230,7 +230,7 @@ def _draw_weights(volume: VolumeConfig, clients: int, generator: np.random.Gener
     return np.ones(clients), 1
 
 
-def _settle(config: PartitionConfig, wish: _Wish, pools: _Pools) -> tuple[Counts, Counts]:
+def _settle(config: PartitionConfig, target: _Target, pools: _Pools) -> tuple[Counts, Counts]:
     """Counts for the totals that were asked for; a total that is null becomes the largest that the rules allow."""
     clients = config.num_clients
     asked_train, asked_test = (
@@ -242,15 +242,15 @@ def _settle(config: PartitionConfig, wish: _Wish, pools: _Pools) -> tuple[Counts
     )
 
     def fits(train_total: int, test_total: int) -> bool:
-        return wish.count(train_total, test_total, pools) is not None
+        return target.count(train_total, test_total, pools) is not None
 
     train_total = asked_train or _largest(
-        lambda total: fits(total, asked_test or clients), wish.floor * clients, all_train
+        lambda total: fits(total, asked_test or clients), target.floor * clients, all_train
     )
     test_total = asked_test or (train_total and _largest(lambda total: fits(train_total, total), clients, all_test))
-    both = wish.count(train_total, test_total, pools) if train_total and test_total else None
+    both = target.count(train_total, test_total, pools) if train_total and test_total else None
     if both is None:
-        raise ConfigError(_explain(config, wish, pools, fits))
+        raise ConfigError(_explain(config, target, pools, fits))
     return both
 
 
@@ -268,7 +268,7 @@ def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def _explain(config: PartitionConfig, wish: _Wish, pools: _Pools, fits: Callable[[int, int], bool]) -> str:
+def _explain(config: PartitionConfig, target: _Target, pools: _Pools, fits: Callable[[int, int], bool]) -> str:
     """Which per-client count cannot be met together with the class rule, and the largest that can."""
     clients, volume = config.num_clients, config.volume.name
     rule = {
@@ -279,7 +279,7 @@ def _explain(config: PartitionConfig, wish: _Wish, pools: _Pools, fits: Callable
     rule += f", partition.disjoint={str(config.disjoint).lower()}"
     rule += "" if volume == "equal" else f" and partition.volume.name={volume}"
     train_each, test_each = config.train_per_client, config.test_per_client
-    least = max(1, wish.floor)
+    least = max(1, target.floor)
     most = _largest(lambda each: fits(each * clients, clients), least, train_each or least)
     if most < (train_each or least):
         option, pool, split = f"partition.train_per_client={train_each}", pools.train, "training"

@@ -1,9 +1,9 @@
 """How many samples of each class each client gets: whole numbers with exact row sums, under what a pool holds.
 
-Owns: the arithmetic between a wish (class shares and client sizes, real numbers) and counts that can be dealt
-out. Does not own: the rules that make the wish and the samples themselves (partitions.py).
+Owns: the arithmetic between a target (class shares and client sizes, real numbers) and counts that can be dealt
+out. Does not own: the rules that make the target and the samples themselves (partitions.py).
 
-Three steps. `share_out` makes whole client sizes. `bend_shares` moves the wish as little as the pool demands, by
+Three steps. `share_out` makes whole client sizes. `rescale_shares` moves the target as little as the pool demands, by
 iterative proportional fitting (Deming & Stephan 1940). `round_counts` rounds by largest remainder; where that
 overdraws a class, it carries rounding errors from client to client, and moves what is still too much between
 classes along augmenting paths, so it finds counts whenever there are any.
@@ -22,7 +22,7 @@ Shares = NDArray[np.float64]
 
 _MAX_SWEEPS = 500
 _SLACK = 0.01  # samples by which a class may stay overdrawn before it is rounded
-_TINY_SHARE = 1e-6  # what a class that a client may hold weighs at least once shares have to bend
+_TINY_SHARE = 1e-6  # what a class that a client may hold weighs at least where shares are rescaled
 _NOISE = 1e-9  # rounding error of a target: 2.9999999999 is 3
 
 
@@ -60,7 +60,7 @@ def largest_remainder(targets: Shares, totals: Counts, bonus: Shares | float = 0
     return counts
 
 
-def bend_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArray[np.bool_]) -> Shares:
+def rescale_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArray[np.bool_]) -> Shares:
     """Class shares [n, k] near `shares` for which the column sums of `sizes · shares` stay within `capacity` [k].
 
     Where nothing is overdrawn the shares come back untouched. Rows go on summing to one and stay zero outside

@@ -19,7 +19,7 @@ from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.wire.blocks import BlockGrid, Span, grid_of
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
-from fedpurin.exchange.wire.message import COUNT_DTYPES, Tally, view_values, write_values
+from fedpurin.exchange.wire.message import COUNT_DTYPES, SectionTotals, view_values, write_values
 from fedpurin.space import Layout
 
 
@@ -33,7 +33,7 @@ class Channel:
 
     kind: Kind
     client: int
-    tally: Tally = field(default_factory=Tally)
+    totals: SectionTotals = field(default_factory=SectionTotals)
     filed: Counter[str] = field(default_factory=Counter)
     """Bytes that are in the ledger already, by encoding."""
 
@@ -42,16 +42,16 @@ class Channel:
     ) -> UInt8[Tensor, " bytes"]:
         """Encode a piece of the index and decode it at the other end."""
         encoded = encode_index(mask, universe, span)
-        self.tally.add_index(encoded)
+        self.totals.add_index(encoded)
         return decode_index(encoded.table, encoded.index, universe, span)
 
     def send_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> Float32[Tensor, " values"]:
         """Encode a piece of the values and decode it at the other end, on this rank."""
-        return view_values(write_values(self.tally, values, value_type), value_type).to(torch.float32)
+        return view_values(write_values(self.totals, values, value_type), value_type).to(torch.float32)
 
     def send_counts(self, counts: Shaped[Tensor, " counts"], num_bytes: int) -> None:
         """Encode a piece of the contributor counts; they are small numbers and arrive as they are."""
-        self.tally.add_counts(counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8))
+        self.totals.add_counts(counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Setting:
 
     def close(self, channel: Channel, value_type: ValueType, *, members: int = 0, count_bytes: int = 1) -> bytes:
         """The header that completes a message."""
-        return channel.tally.close(
+        return channel.totals.close(
             channel.kind,
             value_type,
             channel.client,
@@ -106,7 +106,7 @@ class Setting:
         Raises:
             DecodeError: another length or checksum; another kind, client, round or type of values.
         """
-        found = channel.tally.check(header)
+        found = channel.totals.check(header)
         value_type = self.value_type if found.num_values else found.value_type
         for name, is_, expected in (
             ("kind", found.kind, channel.kind),
@@ -119,10 +119,10 @@ class Setting:
                 raise DecodeError(f"a message of {name} {is_!r} where {expected!r} was waited for")
 
     def file(self, channel: Channel, direction: Direction, phase: Phase, value_type: ValueType) -> None:
-        """Enter into the ledger what a message weighs and what is not there yet."""
-        weighs = channel.tally.bytes_by_encoding(value_type)
-        self.ledger.record(self.round, channel.client, direction, phase, weighs - channel.filed)
-        channel.filed = weighs
+        """Enter into the ledger those bytes of a message that it does not hold yet."""
+        by_encoding = channel.totals.bytes_by_encoding(value_type)
+        self.ledger.record(self.round, channel.client, direction, phase, by_encoding - channel.filed)
+        channel.filed = by_encoding
 
     def deliver(self, headers: Mapping[int, bytes], channels: Mapping[int, Channel]) -> set[int]:
         """Bring own clients' headers to every rank, and check the messages that came from others.

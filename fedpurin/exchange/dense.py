@@ -20,7 +20,7 @@ from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
 from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import encode_index
-from fedpurin.exchange.wire.message import Tally, read_values, view_values, write_values
+from fedpurin.exchange.wire.message import SectionTotals, read_values, view_values, write_values
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
 Weigh = Callable[[Float64[Tensor, "clients clients"]], Float64[Tensor, "clients clients"]]
@@ -127,10 +127,10 @@ class _Uploads:
         places = dict(zip(setting.participants, rows, strict=True))
 
         def write(client: int) -> Tensor:
-            tally = self.channels[client].tally
-            tally.add_index(encoded)
+            totals = self.channels[client].totals
+            totals.add_index(encoded)
             selected = compress(vectors[client][span.start : span.stop], everything, out=places[client])
-            return write_values(tally, selected, setting.value_type)
+            return write_values(totals, selected, setting.value_type)
 
         pieces = map_items(write, setting.own)
         if setting.value_type is not ValueType.FLOAT32:
@@ -159,9 +159,9 @@ class _Uploads:
                 )
 
         def read(client: int) -> None:
-            tally = self.channels[client].tally
-            tally.read_index(encoded.table, encoded.index)
-            places[client].copy_(read_values(tally, parts[client], setting.value_type))
+            totals = self.channels[client].totals
+            totals.read_index(encoded.table, encoded.index)
+            places[client].copy_(read_values(totals, parts[client], setting.value_type))
 
         map_items(read, parts)
 
@@ -179,8 +179,8 @@ class _Downloads:
 
     def __init__(self, setting: Setting, clients: Sequence[int], *, common: bool) -> None:
         self.setting = setting
-        body = Tally()
-        self.channels = {client: Channel(Kind.DENSE, client, body if common else Tally()) for client in clients}
+        body = SectionTotals()
+        self.channels = {client: Channel(Kind.DENSE, client, body if common else SectionTotals()) for client in clients}
 
     def send(self, span: Span, parts: Mapping[int, Float32[Tensor, " positions"]], into: Vectors) -> None:
         """One bucket of each client's answer, written into `into` as it arrives."""
@@ -203,7 +203,7 @@ class _Downloads:
         map_items(lambda vector: expand_into(vector[span.start : span.stop], everything, values), into)
 
     def _encode(self, channel: Channel, part: Tensor, everything: Tensor, encoded: EncodedIndex) -> Tensor:
-        channel.tally.add_index(encoded)
+        channel.totals.add_index(encoded)
         return channel.send_values(compress(part, everything), self.setting.value_type)
 
     def close(self) -> None:

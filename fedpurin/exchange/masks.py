@@ -39,7 +39,7 @@ def share_masks(
         pieces, lengths = [parameters[:0]], {}
         for client in batch:
             encoded = encode_index(masks[client], parameters, span)
-            channels[client].tally.add_index(encoded)
+            channels[client].totals.add_index(encoded)
             pieces += [encoded.table, encoded.index]
             lengths[client] = encoded.index.numel()
         announced = setting.processes.gather_objects(lengths)
@@ -48,7 +48,7 @@ def share_masks(
             for client, message in zip(clients, messages, strict=True):
                 table, index = message[:table_bytes].clone(), message[table_bytes:]
                 if setting.processes.owner(client) != setting.processes.rank:
-                    channels[client].tally.read_index(table, index)
+                    channels[client].totals.read_index(table, index)
                 shared[client] = decode_index(table, index, parameters, span)
     for client in setting.own:
         setting.file(channels[client], "up", "mask", ValueType.NONE)

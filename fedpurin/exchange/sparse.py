@@ -76,7 +76,7 @@ class SparseRound:
         self.rests = {i: Channel(Kind.REST, i) for i in self.own}
         self.count_bytes = 1 if all(len(others) < 255 for others in self.others.values()) else 2
 
-        # Rooms that every bucket uses again: memory that is new each time costs more than what is done with it.
+        # Buffers that every bucket uses again: memory that is new each time costs more than what is done with it.
         width = max((span.stop - span.start for span in setting.buckets()), default=0)
         device = self.processes.device
         self.arriving = torch.empty(len(self.here) * width, dtype=torch.float32, device=device)
@@ -115,7 +115,7 @@ class SparseRound:
         """Write the headers, check every message against its header, and file the bytes."""
         headers: dict[int, bytes] = {}
         for j in self.own:
-            if self.uploads[j].tally.value_bytes or self.direct:
+            if self.uploads[j].totals.value_bytes or self.direct:
                 headers[j] = self._close(self.uploads[j], self.value_type)
         self.setting.deliver(headers, {j: self.uploads[j] for j in self.here})
         for i in self.own:
@@ -125,7 +125,7 @@ class SparseRound:
                 self._finish(self.requests[i], ValueType.NONE, "request")
             if self.direct or self.others[i]:
                 self._finish(self.results[i], self.value_type, "values" if self.direct else "sums")
-            if self.weights is not None and self.rests[i].tally.value_bytes:
+            if self.weights is not None and self.rests[i].totals.value_bytes:
                 self._finish(self.rests[i], self.value_type, "sums")
 
     def _request(self, masks: Tensor, span: Span) -> Tensor:
@@ -151,7 +151,7 @@ class SparseRound:
         def write(k: int) -> Tensor:
             j = self.own[k]
             selected = compress(self.vectors[j][span.start : span.stop], sent[self.own_here[k]], out=places[j])
-            return write_values(self.uploads[j].tally, selected, self.value_type)
+            return write_values(self.uploads[j].totals, selected, self.value_type)
 
         pieces = dict(zip(self.own, map_items(write, range(len(self.own))), strict=True))
         outgoing = [
@@ -169,7 +169,7 @@ class SparseRound:
             if self.processes.owner(j) == rank:
                 received = view_values(pieces[j], self.value_type).to(torch.float32)
             else:
-                received = read_values(self.uploads[j].tally, pieces[j], self.value_type).to(torch.float32)
+                received = read_values(self.uploads[j].totals, pieces[j], self.value_type).to(torch.float32)
             if received.data_ptr() != places[j].data_ptr():  # own float32 values are in their place already
                 places[j].copy_(received)
 

@@ -40,16 +40,16 @@ class BucketRows:
         at: UInt8[Tensor, "results bytes"],
         finished: UInt8[Tensor, "results bytes"],
         divisors: Sequence[int] | None,
-        room: Float32[Tensor, " room"] | None = None,
+        out: Float32[Tensor, " out"] | None = None,
     ) -> tuple[list[Float32[Tensor, " at"]], list[Int16[Tensor, " unfinished"]]]:
         """Σ over group k of what its rows sent, at the positions `at[k]`.
 
         Where `finished[k]`, row `own[k]`'s own value is added, and the result divided by `divisors[k]`, or without
         `divisors` by the number of rows that sent a value there, own included. Without `divisors` the second
-        result is that number at the other positions of `at[k]`, else empty. The sums may be written into `room`.
+        result is that number at the other positions of `at[k]`, else empty. The sums may be written into `out`.
         """
         return _implementation(self.sent).sums(  # type: ignore[no-any-return]
-            self.sent, self.values, groups, own, at, finished, divisors, room
+            self.sent, self.values, groups, own, at, finished, divisors, out
         )
 
     def weighted(self, weights: Sequence[float]) -> Float32[Tensor, " positions"]:

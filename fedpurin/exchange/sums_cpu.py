@@ -64,13 +64,13 @@ def sums(
     at: Tensor,
     finished: Tensor,
     divisors: Sequence[int] | None,
-    room: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     rows, places, done = _rows(sent), _rows(at), _rows(finished)
     starts, begins = _starts(rows), _starts(places)
     unfinished = _starts(places & ~done if divisors is None else places[:, :0])
     num_sums = int(begins[-1, -1])
-    result = torch.empty(num_sums, dtype=torch.float32) if room is None else room[:num_sums]
+    result = torch.empty(num_sums, dtype=torch.float32) if out is None else out[:num_sums]
     counts = torch.empty(int(unfinished[-1, -1]), dtype=torch.int16)
     fixed = np.asarray(divisors if divisors is not None else [0] * len(own), dtype=np.float32)
     own_rows = np.asarray(own, dtype=np.int64)

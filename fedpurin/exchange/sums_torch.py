@@ -32,7 +32,7 @@ def sums(
     at: Tensor,
     finished: Tensor,
     divisors: Sequence[int] | None,
-    room: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     bits, rows = _spread(sent, values)
     member = groups.matrix(len(rows), rows.device)

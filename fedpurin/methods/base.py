@@ -25,7 +25,7 @@ from fedpurin.local.fit import LocalFit
 from fedpurin.space import Layout, ParameterSpace, Roles, Segment
 
 OPTIONS = ConfigDict(extra="forbid")
-"""For `@dataclass(frozen=True, kw_only=True, config=OPTIONS)` of a method: unknown options are errors."""
+"""For `@dataclass(kw_only=True, config=OPTIONS)` of a method: unknown options are errors."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Round:
 
 
 class Method:
-    """Base of every method. Subclasses are frozen dataclasses: their fields are the method's options."""
+    """Base of every method. Subclasses are keyword-only dataclasses: their fields are the method's options."""
 
     keeps_models: ClassVar[bool] = False
     """True for a method whose clients send no parameter: all of a model is private (`trainer.init`)."""

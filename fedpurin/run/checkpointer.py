@@ -65,7 +65,7 @@ class Checkpointer(RunCallback):
         """Save if it is time to; a checkpoint that cannot be written is a warning, the one before it stands."""
         self._commit(federation)
         done, every = number + 1, self.config.every
-        received = [heard for heard in federation.processes.gather_objects(self._interruption.received) if heard]
+        received = [number for number in federation.processes.gather_objects(self._interruption.received) if number]
         last = done == federation.config.trainer.rounds
         if every and (done % every == 0 or last or received):
             self._interruption.in_time()

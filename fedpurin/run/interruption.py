@@ -59,8 +59,8 @@ class Interruption:
 
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in SIGNALS if not is_unheeded(number)]
-            self._previous = {number: signal.signal(number, self._hear) for number in heeded}
+            handled = [number for number in SIGNALS if not is_ignored(number)]
+            self._previous = {number: signal.signal(number, self._receive) for number in handled}
 
     def uninstall(self) -> None:
         """Put the former handlers back and forget the deadline."""
@@ -75,7 +75,7 @@ class Interruption:
             self._timer.cancel()
             self._timer = None
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self.received is not None:
                 raise KeyboardInterrupt
@@ -102,7 +102,7 @@ class Interruption:
         os._exit(128 + self.received)
 
 
-def is_unheeded(number: int) -> bool:
+def is_ignored(number: int) -> bool:
     """Whether the run was started to outlive its terminal (`nohup`)."""
     return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 

@@ -117,7 +117,7 @@ def state_budget(
     numbers = _Numbers(values)
     score, size = numbers.declare("score", num_items), numbers.declare("size", num_items)
     base, allowed = numbers.declare("base", num_choices), numbers.declare("allowed", num_choices)
-    room, fixed = numbers.declare("room", num_choices), numbers.declare("fixed", num_choices)
+    span, fixed = numbers.declare("span", num_choices), numbers.declare("fixed", num_choices)
     per_value = numbers.declare("per_value", num_choices)
     price, capacity = numbers.declare("price"), numbers.declare("capacity")
 
@@ -135,7 +135,7 @@ def state_budget(
             taken == 1,
             y <= allowed,
             selected == sent,
-            k <= cp.multiply(room, y),
+            k <= cp.multiply(span, y),
             x <= cp.multiply(size, is_open),
             fixed @ y + per_value @ k + unused == capacity,
         ],

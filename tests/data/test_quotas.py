@@ -1,4 +1,4 @@
-"""Whole numbers under limits: hand-computed cases, and properties over random wishes."""
+"""Whole numbers under limits: hand-computed cases, and properties over random targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpurin.data.quotas import bend_shares, largest_remainder, round_counts, share_out
+from fedpurin.data.quotas import largest_remainder, rescale_shares, round_counts, share_out
 
 
 def test_largest_remainder_by_hand() -> None:
@@ -41,14 +41,14 @@ def test_share_out_is_exact_above_the_floor_and_monotone(weights: list[float], f
 
 def test_shares_that_fit_come_back_untouched() -> None:
     shares = np.array([[0.9, 0.1], [0.2, 0.8]])
-    assert bend_shares(shares, np.array([10, 10]), np.array([11.0, 9.0]), np.ones((2, 2), bool)) is shares
+    assert rescale_shares(shares, np.array([10, 10]), np.array([11.0, 9.0]), np.ones((2, 2), bool)) is shares
 
 
 def test_bending_by_hand() -> None:
     # Both want class 0 alone, of which there are 10 for 20: half and half is all that symmetry leaves.
     shares = np.array([[1.0, 0.0], [1.0, 0.0]])
-    bent = bend_shares(shares, np.array([10, 10]), np.array([10.0, 10.0]), np.ones((2, 2), bool))
-    assert bent == pytest.approx(np.full((2, 2), 0.5), abs=1e-3)
+    rescaled = rescale_shares(shares, np.array([10, 10]), np.array([10.0, 10.0]), np.ones((2, 2), bool))
+    assert rescaled == pytest.approx(np.full((2, 2), 0.5), abs=1e-3)
 
 
 def brute_force_exists(sizes: list[int], capacity: list[int], allowed: np.ndarray) -> bool:
@@ -91,8 +91,8 @@ def test_a_whole_pool_is_dealt_next_to_the_bent_shares(clients: int, classes: in
     capacity = generator.integers(clients, 5 * clients + 1, size=classes)
     sizes = share_out(int(capacity.sum()), np.ones(clients), 1)
     allowed = np.ones((clients, classes), dtype=bool)
-    bent = bend_shares(shares, sizes, capacity.astype(float), allowed)
-    counts = round_counts(bent, sizes, capacity, allowed)
+    rescaled = rescale_shares(shares, sizes, capacity.astype(float), allowed)
+    counts = round_counts(rescaled, sizes, capacity, allowed)
     assert counts is not None
     assert counts.sum(axis=1).tolist() == sizes.tolist()
     assert counts.sum(axis=0).tolist() == capacity.tolist()

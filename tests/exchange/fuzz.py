@@ -25,7 +25,7 @@ from fedpurin.exchange.wire.checksum import Checksum, Section
 from fedpurin.exchange.wire.codes import Code, Stochastic, Ternary
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
-from fedpurin.exchange.wire.message import Message, Tally, decode, encode, read_values
+from fedpurin.exchange.wire.message import Message, SectionTotals, decode, encode, read_values
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 LAYOUT = Layout.from_sizes([40, 300])
@@ -136,7 +136,7 @@ def main() -> None:
     for function in (
         decode,
         Header.unpack.__func__,
-        Tally.check,
+        SectionTotals.check,
         read_values,
         index.decode_index,
         index._refuse,

@@ -58,18 +58,18 @@ def make(
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fit_does_not_depend_on_the_others(tmp_path: Path, method: str) -> None:
     """The last client to fit in the first round learns the same, bit for bit, whatever the others' images are."""
-    heard = Fits(), Fits()
-    federation = make(tmp_path / "a", method, rounds=1, callbacks=[heard[0]])
+    listeners = Fits(), Fits()
+    federation = make(tmp_path / "a", method, rounds=1, callbacks=[listeners[0]])
     federation.run()
     last = max(federation.clients)
     x, y = (t.clone() for t in TRAIN.tensors)
     others = torch.ones(len(x), dtype=torch.bool)
     others[federation.clients[last].train_indices] = False
     x[others] += torch.randn(x[others].shape, generator=torch.Generator().manual_seed(9))
-    make(tmp_path / "b", method, rounds=1, train=TensorDataset(x, y), callbacks=[heard[1]]).run()
-    one, two = (fits.left[last][0] for fits in heard)
+    make(tmp_path / "b", method, rounds=1, train=TensorDataset(x, y), callbacks=[listeners[1]]).run()
+    one, two = (fits.left[last][0] for fits in listeners)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not torch.equal(heard[0].left[0][0][0], heard[1].left[0][0][0]), "the others did change"
+    assert not torch.equal(listeners[0].left[0][0][0], listeners[1].left[0][0][0]), "the others did change"
 
 
 @pytest.mark.parametrize("method", METHODS)

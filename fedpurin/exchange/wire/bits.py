@@ -139,7 +139,7 @@ def expand_into(
         target[unpack_mask(packed)] = values
         return
     source = values.view(torch.int32).numpy().view(np.uint32)
-    room, words = target.view(torch.int32).numpy().view(np.uint32), words_of(packed)
+    out, words = target.view(torch.int32).numpy().view(np.uint32), words_of(packed)
     begins, chunk = _prefix(words)
     if begins[-1] != source.size:
         raise ValueError(f"{source.size} values for a mask of {begins[-1]} positions")
@@ -147,7 +147,7 @@ def expand_into(
     def run(first: int, last: int) -> None:
         part = source[begins[first // chunk] : begins[first // chunk + 1]]
         if part.size:
-            _expand(part, words[first:last], room[64 * first : 64 * last])
+            _expand(part, words[first:last], out[64 * first : 64 * last])
 
     map_chunks(run, len(words), chunk)
 

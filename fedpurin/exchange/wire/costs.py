@@ -1,6 +1,6 @@
-"""What the codec's messages weigh: the format's constants and the size that each encoding guarantees.
+"""What the codec's messages cost: the format's constants and the size that each encoding guarantees.
 
-The codec (`message.py`) writes what this page says, the `budget` program (`selection/`) plans with it, and a
+The codec (`message.py`) writes what this module says, the `budget` program (`selection/`) plans with it, and a
 test holds the two together. All sizes are bytes.
 
 A message is

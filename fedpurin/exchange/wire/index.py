@@ -72,9 +72,9 @@ def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"
 
     def run(blocks: range) -> NDArray[np.uint8]:
         first, last = blocks.start, blocks.stop
-        room = np.empty(8 * int(edges[last] - edges[first]), dtype=np.uint8)  # no encoding is longer than a bitmap
-        used = _encode(words, within, edges[first : last + 1], _PEXT, room, table[first:last], lengths[first:last])
-        return room[:used]
+        buffer = np.empty(8 * int(edges[last] - edges[first]), dtype=np.uint8)  # no encoding is longer than a bitmap
+        used = _encode(words, within, edges[first : last + 1], _PEXT, buffer, table[first:last], lengths[first:last])
+        return buffer[:used]
 
     pieces = map_items(run, _groups(span.num_blocks))
     index = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]

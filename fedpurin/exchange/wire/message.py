@@ -1,4 +1,4 @@
-"""Whole messages: `encode` and `decode`, and the tally that both keep of a message's sections.
+"""Whole messages: `encode` and `decode`, and the totals that both accumulate over a message's sections.
 
 Owns: the order of the sections, their lengths and checksum. Does not own: the index (`index.py`), the header's
 bytes (`header.py`), when which message is sent (`exchange.py`, which writes long messages bucket by bucket: the
@@ -48,8 +48,8 @@ class Message:
 
 
 @dataclass
-class Tally:
-    """Lengths, checksum and bytes by encoding of a message, summed while its pieces pass by."""
+class SectionTotals:
+    """Lengths, checksum and bytes by encoding of a message, accumulated piece by piece."""
 
     index_bytes: int = 0
     table_bytes: int = 0
@@ -95,7 +95,7 @@ class Tally:
         members: int = 0,
         count_bytes: int = 1,
     ) -> bytes:
-        """The header of the message that was tallied."""
+        """The header of the message that was accumulated."""
         header = Header(
             kind=kind,
             value_type=value_type,
@@ -138,7 +138,7 @@ class Tally:
         return header
 
 
-def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
+def write_values(totals: SectionTotals, values: Tensor, value_type: ValueType) -> UInt8[Tensor, " bytes"]:
     """Values as they travel, counted.
 
     Raises:
@@ -152,11 +152,13 @@ def write_values(tally: Tally, values: Tensor, value_type: ValueType) -> UInt8[T
         raise ValueError(
             f"exchange.value_dtype={value_type.name.lower()}: a value of {bad} cannot be sent; it is not finite there"
         )
-    tally.add_values(wire)
+    totals.add_values(wire)
     return wire.view(torch.uint8)
 
 
-def read_values(tally: Tally, piece: UInt8[Tensor, " bytes"], value_type: ValueType) -> Shaped[Tensor, " values"]:
+def read_values(
+    totals: SectionTotals, piece: UInt8[Tensor, " bytes"], value_type: ValueType
+) -> Shaped[Tensor, " values"]:
     """The inverse of `write_values`, still of the wire's type.
 
     Raises:
@@ -165,7 +167,7 @@ def read_values(tally: Tally, piece: UInt8[Tensor, " bytes"], value_type: ValueT
     values = view_values(piece, value_type)
     if not all_finite(values):
         raise DecodeError("a value is not finite")
-    tally.add_values(values)
+    totals.add_values(values)
     return values
 
 
@@ -197,25 +199,25 @@ def encode(
 def encode_counted(
     message: Message, layout: Layout, universe: UInt8[Tensor, " length/8"] | None = None
 ) -> tuple[UInt8[Tensor, " bytes"], Counter[str]]:
-    """The bytes of a message, and how many of them are what (`Tally.encoding_bytes`)."""
-    tally, table, index = Tally(), None, None
+    """The bytes of a message, and how many of them are what (`SectionTotals.encoding_bytes`)."""
+    totals, table, index = SectionTotals(), None, None
     if message.mask is not None:
         grid = grid_of(layout)
         positions = grid.parameters(message.mask.device) if universe is None else universe
         encoded = encode_index(message.mask, positions, grid.whole)
-        tally.add_index(encoded)
+        totals.add_index(encoded)
         table, index = encoded.table, encoded.index
     value_type, values = ValueType.NONE, None
     if message.values is not None:
         value_type = _value_type_of(message.values)
-        values = write_values(tally, message.values, value_type)
+        values = write_values(totals, message.values, value_type)
         if table is not None and value_type is not ValueType.CODES and num_selected(table) != message.values.numel():
             raise ValueError(f"{message.values.numel()} values for a mask of {num_selected(table)} positions")
     counts, count_bytes = None, 1
     if message.counts is not None and message.counts.numel():
         counts, count_bytes = message.counts.view(torch.uint8), message.counts.itemsize
-        tally.add_counts(counts)
-    header = tally.close(
+        totals.add_counts(counts)
+    header = totals.close(
         message.kind,
         value_type,
         message.client,
@@ -227,7 +229,7 @@ def encode_counted(
     sections = [section for section in (table, values, index, counts) if section is not None]
     device = sections[0].device if sections else torch.device("cpu")
     opening = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-    return torch.cat([opening, *sections]), tally.bytes_by_encoding(value_type)
+    return torch.cat([opening, *sections]), totals.bytes_by_encoding(value_type)
 
 
 def _value_type_of(values: Tensor) -> ValueType:
@@ -274,11 +276,11 @@ def decode(
             header.num_counts * header.count_bytes,
         ]
     )
-    tally = Tally()
-    tally.read_index(table, index)
-    values = read_values(tally, piece, header.value_type) if header.value_type is not ValueType.NONE else None
-    tally.add_counts(counts)
-    tally.check(opening)
+    totals = SectionTotals()
+    totals.read_index(table, index)
+    values = read_values(totals, piece, header.value_type) if header.value_type is not ValueType.NONE else None
+    totals.add_counts(counts)
+    totals.check(opening)
     mask = None
     if header.has_table:
         positions = grid.parameters(buffer.device) if universe is None else universe

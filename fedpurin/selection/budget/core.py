@@ -156,7 +156,7 @@ def _scale(instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) 
     best = np.maximum.reduceat(prices.response.gain, prices.lagrangian.first)
     scale = _GAP_SCALE / max(prices.slack, RESOLUTION * prices.bound) if prices.bound > 0 else 1.0
 
-    fixed, per_value, base, room = (np.zeros(len(slots)) for _ in range(4))
+    fixed, per_value, base, span = (np.zeros(len(slots)) for _ in range(4))
     allowed = np.array([slot.index >= 0 for slot in slots])
     ends = np.cumsum(widths)
     score, size = np.zeros(ends[-1]), np.zeros(ends[-1])
@@ -166,7 +166,7 @@ def _scale(instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) 
         choice = instance.choices[slot.index]
         assert choice.cost is not None
         fixed[position], per_value[position] = choice.cost.size(choice.low), choice.cost.per_value
-        room[position] = choice.high - choice.low
+        span[position] = choice.high - choice.low
         worth = instance.curves[choice.tensor].value_at(choice.low) - price * fixed[position]
         base[position] = worth - best[choice.tensor]
         start = ends[position] - widths[position]
@@ -183,7 +183,7 @@ def _scale(instance: Instance, slots: Sequence[_Slot], widths: tuple[int, ...]) 
         "fixed": np.where(np.isfinite(charges), charges - unavoidable, 0.0).ravel(),
         "capacity": float(instance.capacity - unavoidable.sum()),
         "per_value": per_value,
-        "room": room,
+        "span": span,
         "allowed": allowed.astype(float),
         "base": base * scale,
         "price": price * scale,
@@ -228,7 +228,7 @@ def solve_unreduced(
         "base": np.zeros(len(listed)),
         "price": 0.0,
         "allowed": np.ones(len(listed)),
-        "room": np.where(is_none, 0.0, np.array(sizes, dtype=float)[tensor_of_choice]),
+        "span": np.where(is_none, 0.0, np.array(sizes, dtype=float)[tensor_of_choice]),
         "fixed": np.array([float(cost.fixed) for _, cost in listed]),
         "per_value": np.array([float(cost.per_value) for _, cost in listed]),
         "capacity": float(capacity),
