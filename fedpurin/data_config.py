@@ -31,13 +31,14 @@ class DataConfig:
     root: Annotated[str | None, Changes.NOTHING] = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
     label: str = "label"
-    """Column of the class or target (data=table); its key in samples that are mappings."""
+    """Column of the class or target (table, huggingface); its key in samples that are mappings."""
     target: Literal["classes", "numbers"] = "classes"
     """What the targets are: any labels, or numbers to be predicted (arrays, table, huggingface)."""
     client: str | None = None
-    """Column that says whose a row is (data=table, for partition=natural)."""
+    """Column that says whose a row is (table, huggingface), for partition=natural."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Part held out for testing of each client, else of each class, where there is no test set (arrays, table)."""
+    """Part held out for testing of each client, else of each class, where there is no test set (arrays, table,
+    huggingface)."""
     download: Annotated[bool, Changes.NOTHING] = True
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""

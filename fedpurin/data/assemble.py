@@ -98,8 +98,9 @@ def assemble(
     targets: Sequence[NDArray[Any]],
     clients: Sequence[NDArray[Any] | None],
     padding: int | None = None,
+    num_tokens: int | None = None,
 ) -> LabelledData:
-    """Pairs (x, y) of both splits, training first."""
+    """Pairs (x, y) of both splits, training first; `padding` and `num_tokens` are those of `LabelledData`."""
     if inputs[0].dtype == torch.uint8:
         inputs = [conform(images, config) for images in inputs]
     elif config.image_size or config.channels:
@@ -108,5 +109,5 @@ def assemble(
     return labelled_data(
         config.name, (inputs[0], train), (inputs[1], test), names,
         normalise=config.normalise, flip=config.flip, rotation=config.rotation, crop_padding=config.crop_padding,
-        clients=owners_of(clients), padding=padding,
+        clients=owners_of(clients), padding=padding, num_tokens=num_tokens,
     )  # fmt: skip

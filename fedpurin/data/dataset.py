@@ -37,6 +37,9 @@ class LabelledData:
     padding: int | None = None
     """The token that was appended to sequences to make them of one length; None where none was."""
 
+    num_tokens: int | None = None
+    """How many tokens there are, where somebody knows better than the samples."""
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -64,7 +67,7 @@ class LabelledData:
         inputs = [part.inputs for part in (self.train, self.test) if isinstance(part, Pool)]
         if len(inputs) < 2 or any(part.dtype != torch.int64 or part.dim() != 2 for part in inputs):
             return None
-        return 1 + max(int(part.max()) for part in inputs)
+        return self.num_tokens or 1 + max(int(part.max()) for part in inputs)
 
     @property
     def in_channels(self) -> int:
@@ -90,6 +93,7 @@ def labelled_data(
     crop_padding: int = 0,
     clients: tuple[NDArray[Any], NDArray[Any]] | None = None,
     padding: int | None = None,
+    num_tokens: int | None = None,
 ) -> LabelledData:
     """Put (inputs [n, ...], labels [n, ...]) of both splits together; uint8 images are scaled as `normalise` says.
 
@@ -127,7 +131,7 @@ def labelled_data(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     plain = replace(pool, inputs=test[0], labels=test[1], flip=False, rotation=0.0, crop_padding=0)
-    return LabelledData(name, pool, plain, tuple(class_names), clients, padding)
+    return LabelledData(name, pool, plain, tuple(class_names), clients, padding, num_tokens)
 
 
 def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:

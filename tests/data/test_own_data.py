@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,9 @@ def test_indices_from_files(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('{"train": [[4], [1]], "test": [[2], [0]]}')
     with pytest.raises(ConfigError, match="client 0's train indices must be different numbers from 0 to 3"):
         partition(PartitionConfig(name="file", num_clients=2, file=str(tmp_path / "p.json")), data, 0)
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"needs the package datasets: pip install 'fedpurin\[huggingface\]'"):
+        load(DataConfig(name="huggingface", root="somewhere"), 0)
