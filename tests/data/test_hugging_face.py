@@ -72,7 +72,7 @@ def test_splits_and_names_of_classes(tmp_path: Path) -> None:
     assert data.test.inputs.tolist() == [[0.0, 1.0], [1.0, 1.0]]
     unlabelled = datasets.Dataset.from_dict({"x": [[1.0, 1.0]], "y": [-1]}, features)
     datasets.DatasetDict({"train": split(6), "test": unlabelled}).save_to_disk(str(tmp_path / "e"))
-    with pytest.raises(ConfigError, match="data.label=y: -1 is none of its 2 classes"):
+    with pytest.raises(ConfigError, match=r"data\.label=y: -1 is none of its 2 classes"):
         read(tmp_path / "e", label="y")
 
 
