@@ -7,6 +7,8 @@ picture. Does not own: what a study is or how it runs (fedpurin/study/).
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,6 +25,7 @@ ROOT = Path(fedpurin.__file__).parents[1]
 RESULTS = Path("benchmarks/results/studies")
 PAGE = Path("docs/results.md")
 IMAGES = Path("docs/images")
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     if given.status:
         return show_status(store, planned)
     print_lines(store.others(everything))
-    failed = run_what_is_missing(store, everything, given.jobs)
+    try:
+        failed = run_what_is_missing(store, everything, given.jobs)
+    except KeyboardInterrupt:
+        print(how_to_go_on(store, everything, arguments), file=sys.stderr)
+        return INTERRUPTED
     codes = [conclude(study, planned[study.name], store, given) for study in studies]
     return 1 if failed or any(codes) else 0
 
@@ -61,6 +68,14 @@ def run_what_is_missing(store: Store, everything: Sequence[PlannedRun], jobs: in
     for outcome in failed:
         print(f"  {describe(outcome.run)}: {outcome.error} ({store.folder(outcome.run)})")
     return len(failed)
+
+
+def how_to_go_on(store: Store, everything: Sequence[PlannedRun], arguments: Sequence[str]) -> str:
+    """What Ctrl-C leaves behind, and the command that takes it up."""
+    distinct = once(store, everything)
+    done = sum(store.state(run) == "done" for run in distinct)
+    command = shlex.join(["fedpurin", "reproduce", *arguments])
+    return f"fedpurin: interrupted with {done} of {len(distinct)} runs done; go on with {command}"
 
 
 def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argparse.Namespace) -> int:

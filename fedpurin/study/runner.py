@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,7 +38,10 @@ class Outcome:
 def run_missing(
     store: Store, runs: Sequence[PlannedRun], jobs: int, say: Callable[[str], None] = print
 ) -> list[Outcome]:
-    """Carry out `runs`, `jobs` at a time; returns how each ended, in the order in which they did."""
+    """Carry out `runs`, `jobs` at a time; returns how each ended, in the order in which they did.
+
+    Ctrl-C ends the present ones as it ends any run, with their state saved, and begins no other.
+    """
     waiting: queue.SimpleQueue[PlannedRun] = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
@@ -58,12 +61,22 @@ def run_missing(
                 say(f"[{number}/{len(runs)}] {describe(outcome.run)}: {how}, {outcome.seconds:.0f} s{remaining}")
         finally:
             stop.set()
+            if len(ended) < len(runs):
+                _end_workers(loops)
     return ended
 
 
 def describe(run: PlannedRun) -> str:
     """A run in words: variant, setting, seed."""
     return ", ".join(part for part in (run.cell.variant, run.cell.setting, f"seed {run.seed}") if part)
+
+
+def _end_workers(loops: Sequence[Future[None]]) -> None:
+    """Ctrl-C reaches the workers by the terminal only; a TERM, which is the same to a run, by any other way too."""
+    while not all(loop.done() for loop in loops):  # again, because a worker may be starting just now
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        wait(loops, timeout=2)
 
 
 def _next(outcomes: queue.SimpleQueue[Outcome], loops: Sequence[Future[None]]) -> Outcome:
@@ -95,6 +108,8 @@ def _work(
             try:
                 error = pool.submit(run_one, run.overrides, str(store.folder(run))).result()
             except BrokenProcessPool:
+                if stop.is_set():
+                    return
                 error = "its process ended without a word (killed, or out of memory)"
                 pool.shutdown()
                 pool = _new_pool()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ def test_a_run_that_fails_or_dies_is_told_and_the_rest_goes_on(tmp_path: Path, m
     assert errors == ["its process ended without a word (killed, or out of memory)", "no data", "no data"]
     assert len(lines) == 8
     assert any("a, easy, seed 1: FAILED: no data" in line for line in lines)
+
+
+def wait_or_end(overrides: tuple[str, ...], folder: str) -> str:
+    """Stands in for a run: one that ends at once, and others that take a minute."""
+    if not ("seed=1" in overrides and "method=local" in overrides and "partition.alpha=1.0" in overrides):
+        time.sleep(60)
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "summary.json").write_text('{"status": "finished"}')
+    return ""
+
+
+def test_ctrl_c_ends_the_present_run_begins_no_other_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedpurin.study.runner.run_one", wait_or_end)
+    store, runs = store_at(tmp_path), study().runs()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(store, runs, 1, press)
+    assert time.monotonic() - start < 50
+    assert [store.state(run) for run in runs] == ["done"] + ["missing"] * 7
+    told = reproduce.how_to_go_on(store, runs, ["field", "--jobs", "2"])
+    assert told == "fedpurin: interrupted with 1 of 8 runs done; go on with fedpurin reproduce field --jobs 2"
 
 
 def test_missing_runs_leave_page_and_rows_alone(
