@@ -95,9 +95,8 @@ class Stages:
         self._wrap(federation.executor, "evaluate", "evaluation")
         self._wrap(federation.method, "communicate", "exchange, aggregation, merge")
         self._wrap(federation, "_record", "recording")
-        for callback in federation.trainer.fabric._callbacks:
-            if getattr(callback, "provides_masks", False):
-                self._wrap(callback, "on_round_fits_end", "programs")
+        if federation.masks is not None:  # for large models the time lies within the fits too
+            self._wrap(federation.masks, "_solve_waiting", "programs")
 
     def _wrap(self, owner: Any, name: str, stage: str) -> None:
         call: Callable[..., Any] = getattr(owner, name)

@@ -18,7 +18,7 @@ import fedpurin
 from fedpurin.cli.sweep_file import quote
 from fedpurin.cli.text import print_lines
 from fedpurin.config import ConfigError
-from fedpurin.study.plan import PlannedRun, Study, chosen_studies, study_names
+from fedpurin.study.plan import Measured, PlannedRun, Study, chosen_studies, study_names
 from fedpurin.study.store import Store, code_version
 
 ROOT = Path(fedpurin.__file__).parents[1]
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(list(arguments))
     if given.jobs < 1:
         raise ConfigError(f"--jobs {given.jobs} is not possible: it should be at least 1")
-    studies = chosen_studies(given.names)
+    chosen = chosen_studies(given.names)
+    studies = [study for study in chosen if isinstance(study, Study)]
+    measured = [study for study in chosen if isinstance(study, Measured)]
     store = Store(given.runs / "quick" if given.quick else given.runs, code_version(ROOT))
     planned = {study.name: study.runs(quick=given.quick) for study in studies}
     everything = [run for study in studies for run in planned[study.name]]
@@ -41,14 +43,15 @@ def main(arguments: Sequence[str]) -> int:
         print_lines(array_line(store, run) for run in once(store, everything) if store.state(run) != "done")
         return 0
     if given.status:
-        return show_status(store, planned)
+        return show_status(store, planned, measured)
     print_lines(store.others(everything))
     try:
         failed = run_what_is_missing(store, everything, given.jobs)
+        codes = [conclude(study, planned[study.name], store, given) for study in studies]
+        codes += [conclude_measured(study, store, given) for study in measured]
     except KeyboardInterrupt:
         print(how_to_go_on(store, everything, arguments), file=sys.stderr)
         return INTERRUPTED
-    codes = [conclude(study, planned[study.name], store, given) for study in studies]
     return 1 if failed or any(codes) else 0
 
 
@@ -56,6 +59,8 @@ def run_what_is_missing(store: Store, everything: Sequence[PlannedRun], jobs: in
     """Carry out what has no finished folder; returns how many runs failed."""
     from fedpurin.study.runner import describe, run_missing
 
+    if not everything:
+        return 0
     distinct = once(store, everything)
     missing = [run for run in distinct if store.state(run) not in ("done", "running")]
     print(f"{len(distinct)} runs, {len(distinct) - len(missing)} of them done or running elsewhere", flush=True)
@@ -111,6 +116,25 @@ def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argp
     return code
 
 
+def conclude_measured(study: Measured, store: Store, given: argparse.Namespace) -> int:
+    """Measure what is missing, then table, picture and page; 1 where the script failed."""
+    from fedpurin.study import measured, page
+
+    print(f"\n{study.name}: {study.title}", flush=True)
+    is_done = measured.state_of(study, store) == "done"
+    if not is_done and (error := measured.measure(study, store, ROOT, quick=given.quick)):
+        print(f"  FAILED: {error} ({measured.folder_of(study, store)})")
+        return 1
+    if given.quick:
+        print("measured on a small case; nothing is written, and these numbers say nothing")
+        return 0
+    print("  seconds and bytes of this machine, which confirm nothing that another one measured")
+    image = measured.keep_image(study, store, given.out / IMAGES)
+    page.write_part(given.out / PAGE, study.name, measured.section(study, store, image))
+    print(f"written: {given.out / PAGE}")
+    return 0
+
+
 def tell_confirmations(committed: object, new: object) -> int:
     """Say of each committed number whether the new runs confirm it; 1 where one is not."""
     from fedpurin.study.compare import Numbers, confirm
@@ -125,8 +149,9 @@ def tell_confirmations(committed: object, new: object) -> int:
     return 1 if wrong else 0
 
 
-def show_status(store: Store, planned: dict[str, list[PlannedRun]]) -> int:
+def show_status(store: Store, planned: dict[str, list[PlannedRun]], measured: Sequence[Measured]) -> int:
     """A line a study, its failed runs, and what lies there of other versions; 0 when everything is done."""
+    from fedpurin.study.measured import state_of
     from fedpurin.study.runner import describe
 
     lines, left = [f"code version {store.code}"], 0
@@ -138,6 +163,9 @@ def show_status(store: Store, planned: dict[str, list[PlannedRun]]) -> int:
             left += state != "done"
             if state == "failed":
                 lines.append(f"  failed: {describe(run)}: {store.error(run)} ({store.folder(run)})")
+    for study in measured:
+        left += (state := state_of(study, store)) != "done"
+        lines.append(f"{study.name}: {' '.join(study.measure)}, {state}")
     print_lines([*lines, *store.others(run for runs in planned.values() for run in runs)])
     return 1 if left else 0
 

@@ -131,6 +131,23 @@ class Study:
         ]
 
 
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Measured:
+    """A file of configs/study whose numbers a script measures, in place of runs (measured.py)."""
+
+    name: str
+    title: str
+    question: str
+    measure: list[str]
+    """A script of the checkout, and its arguments."""
+    table: str
+    """The Markdown file that it writes into its --out."""
+    image: str | None = None
+    quick: list[str] = field(default_factory=list)
+    """Further arguments of the smoke version."""
+    unknown: str = ""
+
+
 def merge(*overrides: Iterable[str]) -> tuple[str, ...]:
     """One override an option, the last that is given, in alphabetical order: the same options, the same tuple."""
     last = {override.partition("=")[0].lstrip("+"): override for override in itertools.chain(*overrides)}
@@ -143,7 +160,7 @@ def study_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def read_study(name: str) -> Study:
+def read_study(name: str) -> Study | Measured:
     """The study of that name.
 
     Raises:
@@ -152,11 +169,18 @@ def read_study(name: str) -> Study:
     names = study_names()
     if name not in names:
         raise ConfigError(f"{name}: there is no such study{did_you_mean(name, names)}; studies: {', '.join(names)}")
-    return parse_study(name, (resources.files("configs") / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return parse_file(name, (resources.files("configs") / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def parse_study(name: str, text: str) -> Study:
-    """A study from the text of its file.
+    """A study of runs from the text of its file."""
+    study = parse_file(name, text)
+    assert isinstance(study, Study)
+    return study
+
+
+def parse_file(name: str, text: str) -> Study | Measured:
+    """A study from the text of its file; one with `measure` has a script in place of runs.
 
     Raises:
         ConfigError: no YAML, an unknown key, a comparison of variants that it does not have.
@@ -166,7 +190,8 @@ def parse_study(name: str, text: str) -> Study:
     where = f"configs/study/{name}.yaml"
     try:
         loaded = yaml.safe_load(text)
-        return TypeAdapter(Study).validate_python({"name": name, **loaded})
+        kind: type[Study] | type[Measured] = Measured if "measure" in loaded else Study
+        return TypeAdapter(kind).validate_python({"name": name, **loaded})
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from None
     except TypeError:
@@ -178,7 +203,7 @@ def parse_study(name: str, text: str) -> Study:
         raise ConfigError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
 
 
-def chosen_studies(names: Sequence[str]) -> list[Study]:
+def chosen_studies(names: Sequence[str]) -> list[Study | Measured]:
     """The studies that a command line names; all of them for `all` or for no name."""
     wanted = list(dict.fromkeys(names))
     return [read_study(name) for name in (study_names() if not wanted or "all" in wanted else wanted)]

@@ -24,6 +24,8 @@ PACKAGES = ("fedpurin", "lightning_modules", "callbacks", "configs")
 WITHOUT_EFFECT = ("cli", "report", "study", "tracking", "sweeps", "logger", "launcher")
 """Folders of these packages that no run's bits depend on."""
 LENGTH = 10
+MEASURED = "measured"
+"""Stands for the data set where a script measures (measured.py)."""
 State = Literal["done", "failed", "running", "missing"]
 
 
@@ -62,7 +64,7 @@ class Store:
 
     def others(self, runs: Iterable[PlannedRun]) -> list[str]:
         """A line for each version of code or data, other than those of `runs`, that the root holds results of."""
-        own = {self.folder(run).parent.name for run in runs}
+        own = {f"{self.code}-{MEASURED}", *(self.folder(run).parent.name for run in runs)}
         counts = Counter(path.parent.parent.name for path in self.root.glob("*/*/summary.json"))
         lines = []
         for name, count in sorted(counts.items()):
@@ -72,7 +74,7 @@ class Store:
                     f"{what} {value}"
                     for what, value, here in (
                         ("code version", code, {self.code}),
-                        ("data set", data, set(self.data.values())),
+                        ("data set", data, {MEASURED, *self.data.values()}),
                     )
                     if value not in here
                 ]

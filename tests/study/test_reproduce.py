@@ -13,7 +13,7 @@ from fedpurin.cli import reproduce
 from fedpurin.report.paired import Interval
 from fedpurin.study import page
 from fedpurin.study.compare import ContrastNumbers, confirm, evaluate
-from fedpurin.study.plan import PlannedRun, Study
+from fedpurin.study.plan import Measured, PlannedRun, Study
 from fedpurin.study.results import collect, read_results, write_results
 from fedpurin.study.runner import run_missing
 from fedpurin.study.store import Store, code_version
@@ -160,6 +160,42 @@ def test_ctrl_c_ends_the_present_run_begins_no_other_and_says_how_to_go_on(
     assert [store.state(run) for run in runs] == ["done"] + ["missing"] * 7
     told = reproduce.how_to_go_on(store, runs, ["field", "--jobs", "2"])
     assert told == "fedpurin: interrupted with 1 of 8 runs done; go on with fedpurin reproduce field --jobs 2"
+
+
+SCRIPT = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--rows", type=int)
+parser.add_argument("--out", type=pathlib.Path)
+given = parser.parse_args()
+if given.rows == 0:
+    raise SystemExit("no rows")
+(given.out / "t.md").write_text("# A title\\n\\n| rows |\\n| --- |\\n" + f"| {given.rows} |\\n")
+"""
+
+
+def test_a_measured_study_is_its_script_s_table_once_a_code_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    timed = Measured(
+        name="timed", title="Seconds", question="How long?", measure=[str(script), "--rows", "7"], table="t.md"
+    )
+    store = store_at(tmp_path / "runs")
+    given = reproduce._parser().parse_args(["timed", "--out", str(tmp_path / "out")])
+    assert reproduce.show_status(store, {}, [timed]) == 1
+    assert reproduce.conclude_measured(timed, store, given) == 0
+    assert "| rows |\n| --- |\n| 7 |" in (tmp_path / "out" / "docs" / "results.md").read_text()
+    assert reproduce.show_status(store, {}, [timed]) == 0
+    assert f"timed: {script} --rows 7, done" in capsys.readouterr().out
+    script.write_text("raise SystemExit('changed')")
+    assert reproduce.conclude_measured(timed, store, given) == 0  # measured already with this code
+    newer = store_at(tmp_path / "runs", "n3w")
+    assert reproduce.conclude_measured(timed, newer, given) == 1
+    assert "script.py ended with code 1: changed" in capsys.readouterr().out
+    told = store_at(tmp_path / "runs", "n4w").others([])
+    assert f"{tmp_path / 'runs' / 'c0de-measured'}: 1 results of code version c0de, kept apart and not used" in told
 
 
 def test_missing_runs_leave_page_and_rows_alone(
