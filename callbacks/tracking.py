@@ -142,7 +142,8 @@ class WandbTracker(Tracker):
     ) -> None:
         """
         Args:
-            project, entity: where on W&B.
+            project: where on W&B.
+            entity: whose project; None takes the login's own.
             group: None takes the sweep that the run belongs to, else its name.
             mode: None: WANDB_MODE, else online with a login and a network, else offline.
             log_model: upload the last checkpoint as an artifact when the run has finished.

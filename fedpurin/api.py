@@ -96,14 +96,16 @@ def simulate(
             that logs "accuracy"; a plain network gets cross-entropy and SGD, as on the command line; None builds the
             configured model. The run works on a copy: all clients start from the module's present weights, and the
             object stays as it is.
-        train, test: map-style data sets of (x, y) pairs, or of anything else that `training_step` takes in batches of its
-            structure (docs/data.md); both None loads the configured data.
+        train: a map-style data set of (x, y) pairs, or of anything else that `training_step` takes in batches of its
+            structure (docs/data.md); None, here and in `test`, loads the configured data.
+        test: the same for what clients are evaluated on.
         clients: whose each sample of `train` and of `test` is, as two sequences of names or numbers; every name is a
             client then (partition=natural), in sorted order.
         collate: makes a batch of a list of their samples, where those differ in length.
         data: `fedpurin.data.LabelledData`, or what `data._target_` could name (docs/add-a-data-set.md).
-        partition, scores, program: functions in the place of ours, as `partition._target_`, `scores._target_` and
-            `program._target_` name them (docs/add-a-partition.md, docs/add-a-program.md).
+        partition: a function in the place of ours, as `partition._target_` names one (docs/add-a-partition.md).
+        scores: the same for `scores._target_` (docs/add-a-program.md).
+        program: the same for `program._target_`.
         callbacks: Lightning callbacks beside the configured ones.
         run_dir: the run folder; None takes Hydra's `outputs/DATE/TIME`.
 

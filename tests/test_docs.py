@@ -16,10 +16,11 @@ import pytest
 
 from fedpurin.cli.help import COMMANDS, help_text
 from fedpurin.run.compose import compose_config
+from tests.report.browser import Browser, find_browser
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("fedpurin", "callbacks", "lightning_modules", "configs", "benchmarks", "slurm", "tests", "docs", ".ci")
-PAGES = [ROOT / "README.md", *(ROOT / name for name in ("CONTRIBUTING.md",)), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *(ROOT / name for name in ("CONTRIBUTING.md",)), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if page.exists()]
 MODULES = sorted(path for name in SOURCES for path in (ROOT / name).rglob("*.py"))
 FILES = {
@@ -175,11 +176,23 @@ def build_site(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, capture_output=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_a_broken_link_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the dev extra brings mkdocs-material")
     built = build_site(ROOT / "mkdocs.yml", tmp_path / "site")
     assert built.returncode == 0, built.stderr
-    assert "Two runs" in (tmp_path / "site" / "tutorial.html").read_text()
+    pages = {path: path.read_text() for path in (tmp_path / "site").rglob("*.html")}
+    tutorial = pages[tmp_path / "site" / "tutorial.html"]
+    assert "Two runs" in tutorial
+    assert "kB up and down" in tutorial, "what its cells print"
+    assert "data:image/png;base64," in tutorial, "what they draw"
+    assert "Raise ConfigError where the model" in pages[tmp_path / "site" / "api" / "methods.html"]
+    loaded = [
+        url
+        for page in pages.values()
+        for url in re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(http[^\"]*)", page)
+    ]
+    assert loaded == [], "the site is read without a network"
 
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
@@ -189,6 +202,25 @@ def test_the_site_builds_and_a_broken_link_is_an_error(tmp_path: Path) -> None:
     broken = build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert broken.returncode == 1
     assert "no-such-page.md" in broken.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+def test_search_finds_names_in_pages_opened_from_the_disk_and_no_page_is_wider_than_a_phone(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the dev extra brings mkdocs-material")
+    assert build_site(ROOT / "mkdocs.yml", tmp_path).returncode == 0
+    with Browser(400) as browser:
+        for page in sorted(tmp_path.rglob("*.html")):
+            if page.name != "404.html":  # its addresses start at a server's root
+                browser.open(page)
+                assert browser.evaluate("document.documentElement.scrollWidth") == 400, page.name
+    with Browser(1400) as browser:
+        browser.open(tmp_path / "api" / "methods.html")
+        browser.evaluate("document.querySelector('.md-search__input').focus()")
+        browser.call("Input.insertText", text="LocalFit")
+        browser.wait("document.querySelectorAll('.md-search-result__item').length > 1")
+        assert "LocalFit" in browser.evaluate("document.querySelector('.md-search-result__list').textContent")
+        assert browser.errors == []
 
 
 @pytest.mark.slow
