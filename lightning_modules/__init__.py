@@ -5,6 +5,7 @@ from lightning_modules.classifier import ImageClassifier
 from lightning_modules.corrected import Corrected
 from lightning_modules.distilling import Distilling
 from lightning_modules.interpolating import Interpolating
+from lightning_modules.masking import Masking
 from lightning_modules.meta import Adapting, Enveloping
 from lightning_modules.prototyping import Prototyping
 from lightning_modules.proximal import Proximal
@@ -19,6 +20,7 @@ __all__ = [
     "Enveloping",
     "ImageClassifier",
     "Interpolating",
+    "Masking",
     "Prototyping",
     "Proximal",
     "Regressor",

@@ -170,6 +170,17 @@ class Exchange:
         setting = self.setting if layout is None else replace(self.setting, layout=layout)
         return whole.gather(setting, updates, code=code, phase="values")
 
+    def send_to_peers(
+        self, updates: Mapping[int, Update], senders: Mapping[int, Sequence[int]]
+    ) -> Iterator[tuple[int, Received]]:
+        """Send own clients' updates to other clients, without a server: client i receives those of `senders[i]`.
+
+        Yields every participant's update, in ascending id, on every rank, for the method to give to those who receive it;
+        the simulator moves it once. The ledger counts each message as often as it is sent (`peers`), up with its sender
+        and down with its receiver. Exhaust the iterator: it is a series of collectives.
+        """
+        return whole.send_to_peers(self.setting, updates, senders)
+
     def average_updates(
         self,
         updates: Mapping[int, Update],

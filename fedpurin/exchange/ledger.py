@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 from fedpurin.exchange.processes import Processes
 
 Direction = Literal["up", "down"]
-Phase = Literal["mask", "request", "values", "sums", "dense"]
+Phase = Literal["mask", "request", "values", "sums", "dense", "peers"]
+"""What a message is for. `peers` goes from client to client: up with its sender, once for each receiver, and down with
+each receiver; all else goes to the server or comes from it."""
 KEPT_ROUNDS = 3
 BASELINES = ("dense_up", "dense_down", "fedcac_up", "fedcac_down")
 

@@ -23,8 +23,8 @@ Trip = tuple[tuple[str, str], ...]
 TRIPS: tuple[Trip, ...] = (
     (("up", "mask"),),
     (("down", "request"),),
-    (("up", "values"), ("up", "dense")),
-    (("down", "values"), ("down", "sums"), ("down", "dense")),
+    (("up", "values"), ("up", "dense"), ("up", "peers")),
+    (("down", "values"), ("down", "sums"), ("down", "dense"), ("down", "peers")),
 )
 """Direction and phase of what travels together. Under `direct` and dense exchange the mask goes with the values."""
 

@@ -2,6 +2,7 @@
 
 from fedpurin.methods.apfl import APFL
 from fedpurin.methods.base import Method, Round
+from fedpurin.methods.dispfl import DisPFL
 from fedpurin.methods.ditto import Ditto
 from fedpurin.methods.fedala import FedALA
 from fedpurin.methods.fedamp import FedAMP
@@ -11,6 +12,7 @@ from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
 from fedpurin.methods.fedpaq import FedPAQ
 from fedpurin.methods.fedper import FedPer
+from fedpurin.methods.fedpm import FedPM
 from fedpurin.methods.fedproto import FedProto
 from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
@@ -31,6 +33,7 @@ from fedpurin.methods.topk import TopK
 __all__ = [
     "APFL",
     "STC",
+    "DisPFL",
     "Ditto",
     "FedALA",
     "FedAMP",
@@ -39,6 +42,7 @@ __all__ = [
     "FedBN",
     "FedCAC",
     "FedPAQ",
+    "FedPM",
     "FedPURIN",
     "FedPer",
     "FedProto",

@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 CLIENT_COLUMNS = (
     "round", "client", "rank", "num_train", "diverged", "loss/train",
     "accuracy/personalized", "accuracy/sparse", "accuracy/merged",
-    "bytes/up", "bytes/up/mask", "bytes/up/values", "bytes/up/dense",
-    "bytes/down", "bytes/down/request", "bytes/down/sums", "bytes/down/values", "bytes/down/dense",
+    "bytes/up", "bytes/up/mask", "bytes/up/values", "bytes/up/dense", "bytes/up/peers",
+    "bytes/down", "bytes/down/request", "bytes/down/sums", "bytes/down/values", "bytes/down/dense", "bytes/down/peers",
     "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down",
     "mask/density", "mask/null",
     "program/status", "program/objective", "program/bound", "program/gap", "program/core", "program/seconds",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedpurin.seeding import torch_generator
+from fedpurin.seeding import numpy_generator, torch_generator
 from tests.methods.naive import Named, Peer, fit, local, parameters, samples
 
 
@@ -217,6 +217,52 @@ def take_smallest(values: Named, kept: Named, name: str, count: int) -> Named:
     return left
 
 
+def dispfl(peers: list[Peer], round_number: int, density: float = 0.5, anneal: float = 0.5, rounds: int = 2) -> None:
+    """Everybody hears from two others; masks move as FedSpa's."""
+    sent: dict[int, tuple[Named, Named]] = {}
+    for peer in peers:
+        first = parameters(peer.net)
+        if round_number == 0:
+            peer.named = random_masks(peer, first, density)
+        for name, p in peer.net.named_parameters():
+            p.data = first[name] * peer.named[name]
+        fit_elements(peer, round_number, peer.named)
+        sent[peer.id] = parameters(peer.net), dict(peer.named)
+        move_mask(peer, round_number, anneal, rounds)
+    ids = [peer.id for peer in peers]
+    for peer in peers:
+        draws = numpy_generator(0, "neighbours", round_number=round_number, client=peer.id)
+        heard = [*draws.choice([i for i in ids if i != peer.id], size=2, replace=False).tolist(), peer.id]
+        for name, p in peer.net.named_parameters():
+            total, count = torch.zeros_like(p.data), torch.zeros_like(p.data)
+            for other in sorted(heard):
+                total += sent[other][0][name] * sent[other][1][name]
+                count += sent[other][1][name]
+            p.data = torch.where(count > 0, total / count.clamp(min=1), 0.0) * peer.named[name]
+
+
+def random_masks(peer: Peer, like: Named, density: float) -> Named:
+    draws = torch_generator(0, "masks", client=peer.id)
+    masks = {name: torch.ones_like(p) for name, p in like.items()}
+    for name in filter(is_weight, like):
+        order = torch.randperm(like[name].numel(), generator=draws)
+        for q in order[builtins.round(density * len(order)) :].tolist():
+            masks[name].view(-1)[q] = 0.0
+    return masks
+
+
+def move_mask(peer: Peer, round_number: int, anneal: float, rounds: int) -> None:
+    """The smallest leave, those of largest gradient, which `fit` leaves in the parameters, take their place."""
+    after = parameters(peer.net)
+    gradient = {n: -p.grad.abs() for n, p in peer.net.named_parameters() if p.grad is not None}
+    for name in filter(is_weight, after):
+        alive = int(peer.named[name].sum())
+        leaving = math.ceil(anneal / 2 * (1 + math.cos(math.pi * round_number / rounds)) * alive)
+        left = take_smallest({name: after[name].abs()}, peer.named, name, leaving)
+        free = {n: 1 - k for n, k in left.items()}
+        peer.named = {n: 1 - k for n, k in take_smallest(gradient, free, name, leaving).items()}
+
+
 def fedspa(peers: list[Peer], round_number: int, density: float = 0.5, anneal: float = 0.5, rounds: int = 2) -> None:
     """Masks move by the gradient of the last batch, which `fit` leaves in the parameters."""
     if round_number == 0:
@@ -224,12 +270,7 @@ def fedspa(peers: list[Peer], round_number: int, density: float = 0.5, anneal: f
     server, update = peers[0].server, {n: torch.zeros_like(p) for n, p in peers[0].server.items()}
     for peer in peers:
         if round_number == 0:
-            draws = torch_generator(0, "masks", client=peer.id)
-            peer.named = {name: torch.ones_like(p) for name, p in server.items()}
-            for name in filter(is_weight, server):
-                order = torch.randperm(server[name].numel(), generator=draws)
-                for q in order[builtins.round(density * len(order)) :].tolist():
-                    peer.named[name].view(-1)[q] = 0.0
+            peer.named = random_masks(peer, server, density)
         start = {n: server[n] * peer.named[n] for n in server}
         for name, p in peer.net.named_parameters():
             p.data = start[name].clone()
@@ -237,11 +278,5 @@ def fedspa(peers: list[Peer], round_number: int, density: float = 0.5, anneal: f
         after = parameters(peer.net)
         for n in server:
             update[n] = update[n] + (after[n] - start[n]) / len(peers)
-        gradient = {n: -p.grad.abs() for n, p in peer.net.named_parameters() if p.grad is not None}
-        for name in filter(is_weight, server):
-            alive = int(peer.named[name].sum())
-            leaving = math.ceil(anneal / 2 * (1 + math.cos(math.pi * round_number / rounds)) * alive)
-            left = take_smallest({name: after[name].abs()}, peer.named, name, leaving)
-            free = {n: 1 - k for n, k in left.items()}
-            peer.named = {n: 1 - k for n, k in take_smallest(gradient, free, name, leaving).items()}
+        move_mask(peer, round_number, anneal, rounds)
     peers[0].server = {n: server[n] + update[n] for n in server}

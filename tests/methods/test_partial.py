@@ -14,7 +14,7 @@ from torch import nn
 
 from fedpurin.config import ConfigError
 from fedpurin.local.client import Client
-from fedpurin.methods import FedSpa
+from fedpurin.methods import DisPFL, FedSpa, Round
 from fedpurin.space import Layout, Segment
 from tests.methods.test_compressed import Pull3, pull3, run3
 from tests.methods.tiny import simulate
@@ -107,3 +107,48 @@ def test_fedspa_drops_the_smallest_and_takes_the_steepest() -> None:
 def test_there_must_be_weights(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="method=FedSelect chooses among the weights of layers"):
         pull3(tmp_path, "method=fedselect", "trainer.rounds=1")
+
+
+FULL = ["method=dispfl", "method.density=1", "method.evolve=false", "method.topology=full"]
+
+
+def test_dispfl_is_counted_from_client_to_client(tmp_path: Path) -> None:
+    """Dense and all with all: (2, ½, −1) and (4, −8, ½), mean (3, −3¾, −¼), then half the way to the targets again. A
+    message of three values is 56 bytes; each of the two sends one and receives one a round."""
+    models, history = matrix(tmp_path, *FULL)
+    assert models == [pytest.approx([4.5, -5.625, -0.375])] * 2
+    for record in history:
+        assert (
+            record["bytes/up/peers"]
+            == record["bytes/down/peers"]
+            == record["bytes/up"]
+            == record["bytes/down"]
+            == 2 * 56
+        )
+        assert record["peers/messages"] == 2
+
+
+def test_dispfl_takes_what_somebody_has(tmp_path: Path) -> None:
+    """One element of three each: where only one of the two has it, its value is the mean."""
+    result = run3(tmp_path, Matrix(), "trainer.rounds=1", *FULL[:1], "method.density=0.34", *FULL[2:])
+    clients = list(result.federation.clients.values())
+    for client in clients:
+        kept = client.extra["kept"][:3].bool()
+        assert int(kept.sum()) == 1
+        assert bool((client.vector[:3] != 0).eq(kept).all())
+
+
+def participants(*ids: int) -> Round:
+    return Round(3, 10, ids, dict.fromkeys(ids, 1), [], seed=5)
+
+
+def test_dispfl_neighbours() -> None:
+    ring = DisPFL(topology="ring").senders(participants(1, 4, 6, 9))
+    assert ring == {1: (4, 9), 4: (1, 6), 6: (4, 9), 9: (1, 6)}
+    assert DisPFL(topology="ring").senders(participants(2, 7)) == {2: (7,), 7: (2,)}
+    assert DisPFL(topology="ring").senders(participants(2)) == {2: ()}
+    drawn = DisPFL(neighbours=2).senders(participants(*range(8)))
+    assert all(len(set(own)) == 2 and client_id not in own for client_id, own in drawn.items())
+    assert drawn == DisPFL(neighbours=2).senders(participants(*range(8)))
+    assert drawn != DisPFL(neighbours=2).senders(Round(4, 10, tuple(range(8)), {}, [], seed=5))
+    assert DisPFL(neighbours=20).senders(participants(1, 2, 3)) == {1: (2, 3), 2: (1, 3), 3: (1, 2)}

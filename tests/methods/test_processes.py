@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 METHODS = (
-    "fedproto", "fedspa",
+    "fedproto", "fedspa", "dispfl", "fedpm",
     "sub_fedavg", "lotteryfl", "fedselect", "apfl", "fedala", "fedamp", "per_fedavg", "pfedme", "fedbabu", "scaffold",
     "ditto", "fedcac", "fedpaq", "fedper", "fedprox", "fedrep", "fedrod", "pfedsd", "stc", "topk",
 )  # fmt: skip

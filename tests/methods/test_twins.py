@@ -33,6 +33,7 @@ TWINS: dict[str, Step] = {
     "fedbabu": naive_more.fedbabu,
     "scaffold": naive_more.scaffold,
     "fedspa": naive_sparse.fedspa,
+    "dispfl": naive_sparse.dispfl,
     "fedproto": naive_more.fedproto,
     "sub_fedavg": naive_sparse.sub_fedavg,
     "lotteryfl": naive_sparse.lotteryfl,
@@ -52,7 +53,8 @@ OPTIONS = {
     "sub_fedavg": ["method.rate=0.2", "method.accuracy=0", "method.distance=0.01"],
     "lotteryfl": ["method.rate=0.2", "method.accuracy=0"], "fedselect": ["method.rate=0.2"],
     "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
-    "topk": ["method.density=0.2"], "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
+    "dispfl": ["method.neighbours=2"], "topk": ["method.density=0.2"],
+    "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
 }  # fmt: skip
 
 
