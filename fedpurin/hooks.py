@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning
 
@@ -23,6 +23,7 @@ Row = dict[str, Any]
 """Columns by name: of a round in `metrics.jsonl`, or of a client and round in `clients.csv`."""
 
 
+@runtime_checkable
 class Run(Protocol):
     """The run that a hook belongs to, on this rank: `fedpurin.federation.Federation`."""
 
@@ -46,6 +47,7 @@ class Run(Protocol):
     def processes(self) -> Any: ...
 
 
+@runtime_checkable
 class Participants(Protocol):
     """Who takes part in a round: `fedpurin.methods.Round`."""
 
@@ -57,6 +59,7 @@ class Participants(Protocol):
     def clients(self) -> Sequence[Any]: ...
 
 
+@runtime_checkable
 class MaskProvider(Protocol):
     """Turns the scores of a round's fits into masks (docs/method.md, steps 2 and 3)."""
 

@@ -17,6 +17,7 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
@@ -110,14 +111,28 @@ class Layout:
         return self.embed(torch.ones(self.size, dtype=torch.bool)).to(device)
 
 
-def pack_mask(mask: Bool[Tensor, " length"]) -> UInt8[Tensor, " length/8"]:
+def pack_mask(mask: Bool[Tensor, " length"]) -> UInt8[Tensor, " packed"]:
     """Pack eight parameters a byte, parameter q in bit q % 8 of byte q // 8. `length` is a multiple of 8."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.packbits(mask.numpy(), bitorder="little"))
+    return pack_by_products(mask)
+
+
+def pack_by_products(mask: Bool[Tensor, " length"]) -> UInt8[Tensor, " packed"]:
+    """`pack_mask` in torch's operations, for every device."""
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=mask.device)
     return (mask.view(-1, 8).to(torch.uint8) * weights).sum(dim=1, dtype=torch.uint8)
 
 
 def unpack_mask(packed: UInt8[Tensor, " bytes"]) -> Bool[Tensor, " 8*bytes"]:
     """The inverse of `pack_mask`."""
+    if packed.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(packed.numpy(), bitorder="little").view(np.bool_))
+    return unpack_by_products(packed)
+
+
+def unpack_by_products(packed: UInt8[Tensor, " bytes"]) -> Bool[Tensor, " 8*bytes"]:
+    """`unpack_mask` in torch's operations, for every device."""
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=packed.device)
     return (packed.unsqueeze(1) & weights).ne(0).view(-1)
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedpurin.space import ALIGNMENT, Layout, ParameterSpace, Roles, pack_mask, unpack_mask
+from fedpurin.space import (
+    ALIGNMENT,
+    Layout,
+    ParameterSpace,
+    Roles,
+    pack_by_products,
+    pack_mask,
+    unpack_by_products,
+    unpack_mask,
+)
 
 
 class Net(nn.Module):
@@ -40,7 +49,10 @@ def test_pack_mask_is_little_endian() -> None:
 @given(st.lists(st.booleans(), min_size=1, max_size=200))
 def test_unpack_inverts_pack(bits: list[bool]) -> None:
     mask = torch.tensor(bits + [False] * (-len(bits) % 8))
-    assert torch.equal(unpack_mask(pack_mask(mask)), mask)
+    packed = pack_mask(mask)
+    assert torch.equal(unpack_mask(packed), mask)
+    assert torch.equal(pack_by_products(mask), packed)
+    assert torch.equal(unpack_by_products(packed), mask)
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=6))

@@ -76,7 +76,7 @@ class Setting:
         """This rank's participants."""
         return self.processes.owned(self.participants)
 
-    def parameters(self) -> UInt8[Tensor, " length/8"]:
+    def parameters(self) -> UInt8[Tensor, " packed"]:
         """The packed mask of all parameters, on this rank's device."""
         return self.grid.parameters(self.processes.device)
 

@@ -43,7 +43,7 @@ def average(setting: Setting, vectors: Vectors, weights: Mapping[int, float], de
 def mix(
     setting: Setting,
     vectors: Vectors,
-    masks: Mapping[int, UInt8[Tensor, " length/8"]],
+    masks: Mapping[int, UInt8[Tensor, " packed"]],
     collaborators: Mapping[int, Sequence[int]],
     weights: Mapping[int, float],
 ) -> None:

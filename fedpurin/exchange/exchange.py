@@ -33,7 +33,7 @@ from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.space import Layout, unpack_mask
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
-Masks = Mapping[int, UInt8[Tensor, " length/8"]]
+Masks = Mapping[int, UInt8[Tensor, " packed"]]
 
 
 class Exchange:
@@ -66,7 +66,7 @@ class Exchange:
         packed = mask_message_bytes(self.layout, self.setting.grid.num_blocks)
         self.ledger.set_baseline(round_number, self.setting.own, dense_bytes=dense, mask_bytes=packed)
 
-    def share_masks(self, masks: Masks, *, alone: bool = False) -> dict[int, UInt8[Tensor, " length/8"]]:
+    def share_masks(self, masks: Masks, *, alone: bool = False) -> dict[int, UInt8[Tensor, " packed"]]:
         """Send own clients' packed masks up, and return every participant's as decoded.
 
         With `exchange: direct` a mask opens the message that `combine` completes with the values, unless it goes `alone`.

@@ -7,6 +7,10 @@ A rank whose count stands still is dead or stopped; a rank that waits in a colle
 wait releases the GIL. The first rank to find out publishes its verdict, because its own end makes other ranks'
 collectives fail too, and takes the store with it where rank 0 serves the store. If the store is gone or silent without a
 verdict, it is rank 0 that was lost.
+
+Kept beside what torch has: a collective's own error or time-out names no rank, or the neighbour in the ring whose
+connection broke; `monitored_barrier` names one, but only on gloo, only from rank 0 and only where every rank would stop
+for it in each round; an elastic agent knows the processes of its own node.
 """
 
 from __future__ import annotations

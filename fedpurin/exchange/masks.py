@@ -19,7 +19,7 @@ from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
 from fedpurin.space import Layout
 
-Masks = dict[int, UInt8[Tensor, " length/8"]]
+Masks = dict[int, UInt8[Tensor, " packed"]]
 
 
 def mask_message_bytes(layout: Layout, num_blocks: int) -> int:
@@ -28,7 +28,7 @@ def mask_message_bytes(layout: Layout, num_blocks: int) -> int:
 
 
 def share_masks(
-    setting: Setting, masks: Mapping[int, UInt8[Tensor, " length/8"]], kind: Kind
+    setting: Setting, masks: Mapping[int, UInt8[Tensor, " packed"]], kind: Kind
 ) -> tuple[Masks, dict[int, Channel]]:
     """Every participant's mask, decoded, and the opened messages: all participants', as this rank reads them."""
     span, parameters = setting.grid.whole, setting.parameters()

@@ -2,6 +2,10 @@
 
 Owns: which types travel and how those that JSON lacks are written: a mapping with one key that begins with `~`.
 Does not own: moving the bytes (`processes.py`). Floats come back with the same bits, mappings in the same order.
+
+Kept beside torch's object collectives (`all_gather_object` and its kin), which pickle: what unpickles a message runs
+whatever code its sender chose, and a group's port answers whoever reaches it. They also fix no order of arrival or size
+limit, and take any type, so that a tensor on a GPU or a module travels unnoticed; here such a type is an error.
 """
 
 from __future__ import annotations

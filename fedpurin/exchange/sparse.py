@@ -49,7 +49,7 @@ class SparseRound:
         self,
         setting: Setting,
         vectors: Mapping[int, Float32[Tensor, " any_length"]],
-        masks: Mapping[int, UInt8[Tensor, " length/8"]],
+        masks: Mapping[int, UInt8[Tensor, " packed"]],
         collaborators: Mapping[int, Sequence[int]],
         *,
         normalise: Normalise,

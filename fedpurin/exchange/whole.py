@@ -32,7 +32,7 @@ class Update:
     """
 
     vector: Float32[Tensor, " any_length"]
-    mask: UInt8[Tensor, " length/8"] | None = None
+    mask: UInt8[Tensor, " packed"] | None = None
     code: Code | None = None
     generator: torch.Generator | None = None
 
@@ -42,7 +42,7 @@ class Received:
     """An update as it arrived: rounded as it was on the wire, zero where nothing was sent."""
 
     vector: Float32[Tensor, " length"]
-    mask: UInt8[Tensor, " length/8"]
+    mask: UInt8[Tensor, " packed"]
 
 
 def gather(

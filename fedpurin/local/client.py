@@ -36,7 +36,7 @@ class Client:
     buffers: dict[str, Tensor]
     train_indices: Int64[Tensor, " num_train"]
     test_indices: Int64[Tensor, " num_test"]
-    mask: UInt8[Tensor, " length/8"] | None = None
+    mask: UInt8[Tensor, " packed"] | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     class_counts: Int64[Tensor, " classes"] | None = None
@@ -54,11 +54,11 @@ class Client:
         has_own = variant == "personalized" and self.personal_buffers
         return replace(self, buffers=self.personal_buffers) if has_own else self
 
-    def vector_named(self, name: str) -> Float32[Tensor, " length"]:
+    def vector_named(self, name: str) -> Float32[Tensor, ...]:
         """Its own model (`MODEL`), or one of `extra`."""
         return self.vector if name == MODEL else self.extra[name]
 
-    def store(self, name: str, vector: Float32[Tensor, " length"]) -> None:
+    def store(self, name: str, vector: Float32[Tensor, ...]) -> None:
         """Copy a vector into the one of that name, which is made where it does not exist."""
         if name != MODEL and name not in self.extra:
             self.extra[name] = vector.clone()

@@ -50,7 +50,7 @@ class Round:
         return {client.id: client.vector for client in self.clients}
 
     @property
-    def masks(self) -> dict[int, UInt8[Tensor, " shared_length/8"]]:
+    def masks(self) -> dict[int, UInt8[Tensor, " packed"]]:
         """This rank's participants' packed masks of critical parameters."""
         return {client.id: client.mask for client in self.clients if client.mask is not None}
 

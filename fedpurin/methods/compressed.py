@@ -102,7 +102,7 @@ class Compressed(FedAvg):
         self._error = state["error"]
 
 
-def largest(update: Float32[Tensor, " length"], share: float, layout: Layout) -> UInt8[Tensor, " length/8"]:
+def largest(update: Float32[Tensor, " length"], share: float, layout: Layout) -> UInt8[Tensor, " packed"]:
     """The packed mask of the ⌊share·n⌋ entries (at least one) of largest magnitude, of all tensors together."""
     size = update.abs()
     size[~layout.parameter_mask(update.device)] = -1.0

@@ -2,6 +2,9 @@
 
 Owns: `RunLock` over the folder's `.lock`, and who of several ranks takes it. Does not own: what may be done with the
 folder (resume.py). The file stays behind and means nothing by itself, so a crash needs no cleaning up.
+
+Kept instead of a lock-file package: the file names its holder (process, machine, SLURM job) for the message of whoever is
+refused, whether a run goes on is asked without taking the lock, and only the first of several ranks takes it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Certificate:
 class Selection:
     """A mask over a layout's vector, in both forms that the exchange needs, with its certificate."""
 
-    packed: UInt8[Tensor, " length/8"]
+    packed: UInt8[Tensor, " packed"]
     """Parameter q in bit q % 8 of byte q // 8, as `space.pack_mask` packs; padding is 0."""
     mask: Bool[Tensor, " length"]
     certificate: Certificate

@@ -16,7 +16,7 @@ from fedpurin.exchange.wire.costs import dense_bytes
 from fedpurin.exchange.wire.header import Kind
 from fedpurin.exchange.wire.message import Message, encode
 from fedpurin.methods.overlap import collaborators, overlap_matrix
-from fedpurin.space import Layout, pack_mask, unpack_mask
+from fedpurin.space import pack_mask, unpack_mask
 from tests.exchange import naive
 from tests.exchange.naive import Clients
 
@@ -261,12 +261,23 @@ def test_download_counts_and_rounds() -> None:
     assert exchange.ledger.round_totals(0)["bytes/down"] == 2 * dense_bytes(clients.layout, 2)
 
 
-def test_layout_without_parameters_and_a_round_of_one() -> None:
+@pytest.mark.parametrize(("mode", "up", "down"), [("direct", 52 + 31 * 4, 40 + 31 * 4), ("on_demand", 52, 0)])
+def test_a_round_of_one_client_leaves_its_model_alone(mode: str, up: int, down: int) -> None:
+    """Its mask goes up, and in direct mode its 31 critical values go there and back."""
     clients = Clients.make([64], [5], [0.5])
-    vectors, ledger = one_round(clients)
+    vectors, ledger = one_round(clients, mode=mode)
     assert torch.equal(vectors[5], clients.vectors[5])
-    assert ledger.round_totals(3)["bytes/down"] == 0
-    assert Layout.from_sizes([64]).length == 64
+    totals = ledger.round_totals(3)
+    assert (totals["bytes/up"], totals["bytes/down"]) == (up, down)
+
+
+def test_a_layout_without_parameters_exchanges_nothing() -> None:
+    clients = Clients.make([], [2, 5], [0.5, 0.5])
+    assert (clients.layout.length, clients.layout.size) == (0, 0)
+    exchange = make_exchange(clients)
+    assert exchange.average(clients.copies(), clients.samples).numel() == 0
+    received = exchange.download(torch.empty(0), clients.ids)
+    assert received.numel() == 0
 
 
 def test_misuse_is_named() -> None:

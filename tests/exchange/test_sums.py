@@ -7,6 +7,8 @@ import torch
 
 from fedpurin.exchange import sums_cpu, sums_torch
 from fedpurin.exchange.groups import Groups
+from fedpurin.exchange.parallel import is_parallel
+from fedpurin.exchange.wire import bits
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.space import pack_mask, unpack_mask
 
@@ -16,10 +18,12 @@ def make_masks(rows: int, words: int, density: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_sums_equal_on_cpu_and_in_torch(seed: int) -> None:
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+def test_sums_equal_on_cpu_and_in_torch(threads: int, seed: int) -> None:
+    assert is_parallel() == (threads > 1)
     random.seed(seed)
     torch.manual_seed(seed)
-    num_rows, words = random.randint(1, 9), random.choice([1, 3, 8, 9, 255, 257, 600])
+    num_rows, words = random.randint(1, 9), random.choice([1, 3, 8, 9, 255, 257, 600, 2100])
     results = random.randint(1, num_rows)
     sent = make_masks(num_rows, words, random.choice([0, 0.1, 0.5, 1]))
     values = torch.randn(sum(map(count, sent)))
@@ -59,7 +63,11 @@ def test_a_sum_by_hand() -> None:
 
 @pytest.mark.parametrize("words", [1, 2, 4096, 4097, 9000])
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
-def test_compress_and_expand_are_inverses(words: int, density: float) -> None:
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+def test_compress_and_expand_are_inverses(
+    threads: int, words: int, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bits, "CHUNK_WORDS", 4096)  # three pieces of the largest
     mask = torch.rand(64 * words) < density
     packed, vector = pack_mask(mask), torch.randn(64 * words)
     values = compress(vector, packed)

@@ -62,6 +62,7 @@ def test_empty_masks_collaborate_with_nobody_and_do_not_count() -> None:
     assert collaborators(overlap_matrix([pack(1)], "dice"), [4], 0, 10) == {4: (4,)}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_overlap() -> None:
     with pytest.raises(ValueError, match="overlap='jaccard' is not possible"):
         overlap_matrix([pack(0)], "jaccard")  # type: ignore[arg-type]

@@ -92,6 +92,8 @@ def test_the_same_rounds_saved_again_replace_a_damaged_checkpoint(tmp_path: Path
     save(tmp_path, 2)
     found = find_latest(tmp_path, pytest.fail)
     assert found is not None
+    assert found.rounds_done == 2
+    assert found.read_state() == {"history": [{"round": 0}, {"round": 1}]}
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

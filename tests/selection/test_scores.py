@@ -56,6 +56,7 @@ def test_nan_survives_for_the_selector_to_name() -> None:
     assert perturbation_scores(torch.ones(1), torch.tensor([torch.nan]), ScoresConfig()).isnan().all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_vectors_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
         perturbation_scores(torch.ones(3), torch.ones(2), ScoresConfig())

@@ -62,6 +62,7 @@ def test_compiled_statements_are_kept_between_solves() -> None:
     assert statements == kept
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_scores_that_do_not_fit_are_refused() -> None:
     selector = Selector(LAYOUT, ProgramConfig())
     with pytest.raises(ValueError, match=r"shape \(7,\); the layout needs float32 and \(448,\)"):

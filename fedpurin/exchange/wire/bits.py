@@ -102,7 +102,7 @@ def intersection_product(rows: Sequence[Tensor], slice_bytes: int = 1 << 17) -> 
 
 def compress(
     vector: Shaped[Tensor, " length"],
-    packed: UInt8[Tensor, " length/8"],
+    packed: UInt8[Tensor, " packed"],
     out: Shaped[Tensor, " selected"] | None = None,
 ) -> Shaped[Tensor, " selected"]:
     """The vector's elements at the mask's positions, ascending; written into `out` if there is one."""
@@ -132,7 +132,7 @@ def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDA
 
 
 def expand_into(
-    target: Shaped[Tensor, " length"], packed: UInt8[Tensor, " length/8"], values: Shaped[Tensor, " selected"]
+    target: Shaped[Tensor, " length"], packed: UInt8[Tensor, " packed"], values: Shaped[Tensor, " selected"]
 ) -> None:
     """Put values at the mask's positions of `target`, in place; the others stay. The inverse of `compress`."""
     if target.device.type != "cpu" or target.itemsize != 4:

@@ -34,7 +34,7 @@ class Span:
     widths: NDArray[np.int64]
     """Elements that each block covers, padding included."""
 
-    def packed(self, mask: UInt8[Tensor, " length/8"]) -> UInt8[Tensor, " bytes"]:
+    def packed(self, mask: UInt8[Tensor, " packed"]) -> UInt8[Tensor, " bytes"]:
         """This span's bytes of a packed mask, as a view."""
         return mask[self.start // 8 : self.stop // 8]
 
@@ -47,7 +47,7 @@ class Span:
 class EncodedIndex:
     """What says which positions of a span are sent: its part of the block table and of the index section."""
 
-    table: UInt8[Tensor, " 4*blocks"]
+    table: UInt8[Tensor, " table_bytes"]
     index: UInt8[Tensor, " index_bytes"]
     encoding_bytes: list[int]
     """Bytes of both, by encoding."""
@@ -71,7 +71,7 @@ class BlockGrid:
         """All blocks as one span."""
         return self.span(0, self.num_blocks)
 
-    def parameters(self, device: torch.device) -> UInt8[Tensor, " length/8"]:
+    def parameters(self, device: torch.device) -> UInt8[Tensor, " packed"]:
         """The packed mask of all parameters: the universe of messages that are not relative to another mask."""
         if device not in self._parameters:
             self._parameters[device] = pack_mask(self.layout.parameter_mask()).to(device)

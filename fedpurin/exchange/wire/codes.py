@@ -15,7 +15,7 @@ by the method's options, as they know a message's universe.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -26,6 +26,7 @@ from fedpurin.exchange.wire.header import DecodeError
 SCALE_BYTES = 4
 
 
+@runtime_checkable
 class Code(Protocol):
     """How values travel in fewer than 16 bits each."""
 

@@ -229,7 +229,7 @@ def _write_distances(
 
 
 def decode_index(
-    table: UInt8[Tensor, " 4*blocks"],
+    table: UInt8[Tensor, " table_bytes"],
     index: UInt8[Tensor, " index_bytes"],
     universe: UInt8[Tensor, " bytes"],
     span: Span,

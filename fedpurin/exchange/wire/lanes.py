@@ -2,7 +2,8 @@
 
 Owns: 64 positions at a time, `compress_word` and `spread_word`, without branches: each mask bit is added to a read or
 write position instead of being tested, since a test on random bits is mispredicted every other time. Counts are
-unsigned: numba tests signed indices for negative ones.
+unsigned: numba tests signed indices for negative ones. `popcount` is what `np.bitwise_count` is outside of compiled
+code: numba 0.68 does not know that function.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Message:
     kind: Kind
     client: int
     round: int
-    mask: UInt8[Tensor, " length/8"] | None
+    mask: UInt8[Tensor, " packed"] | None
     values: Shaped[Tensor, " values"] | None = None
     members: int = 0
     counts: Shaped[Tensor, " counts"] | None = None
@@ -186,7 +186,7 @@ def all_finite(values: Shaped[Tensor, " values"]) -> bool:
 
 
 def encode(
-    message: Message, layout: Layout, universe: UInt8[Tensor, " length/8"] | None = None
+    message: Message, layout: Layout, universe: UInt8[Tensor, " packed"] | None = None
 ) -> UInt8[Tensor, " bytes"]:
     """The bytes of a message, on its tensors' device. `universe` defaults to all parameters.
 
@@ -197,7 +197,7 @@ def encode(
 
 
 def encode_counted(
-    message: Message, layout: Layout, universe: UInt8[Tensor, " length/8"] | None = None
+    message: Message, layout: Layout, universe: UInt8[Tensor, " packed"] | None = None
 ) -> tuple[UInt8[Tensor, " bytes"], Counter[str]]:
     """The bytes of a message, and how many of them are what (`SectionTotals.encoding_bytes`)."""
     totals, table, index = SectionTotals(), None, None
@@ -241,7 +241,7 @@ def _value_type_of(values: Tensor) -> ValueType:
 def decode(
     data: bytes | UInt8[Tensor, " bytes"],
     layout: Layout,
-    universe: UInt8[Tensor, " length/8"] | None = None,
+    universe: UInt8[Tensor, " packed"] | None = None,
     code: Code | None = None,
 ) -> Message:
     """The inverse of `encode`, on the device of `data` (CPU for `bytes`); `code` is what coded values were written with.
@@ -302,6 +302,6 @@ def decode(
     )
 
 
-def num_selected(table: UInt8[Tensor, " 4*blocks"]) -> int:
+def num_selected(table: UInt8[Tensor, " table_bytes"]) -> int:
     """Positions that a block table announces."""
     return int((table.view(torch.int32) & 0xFFFF).sum().item())

@@ -89,7 +89,7 @@ class Scan(ABC):
     @abstractmethod
     def write_mask(
         self, thresholds: Sequence[Threshold | None]
-    ) -> tuple[UInt8[Tensor, " length/8"], Bool[Tensor, " length"]]:
+    ) -> tuple[UInt8[Tensor, " packed"], Bool[Tensor, " length"]]:
         """Select by one threshold a tensor; None selects nothing of it."""
 
     @abstractmethod
@@ -165,7 +165,7 @@ class CpuScan(Scan):
 
     def write_mask(
         self, thresholds: Sequence[Threshold | None]
-    ) -> tuple[UInt8[Tensor, " length/8"], Bool[Tensor, " length"]]:
+    ) -> tuple[UInt8[Tensor, " packed"], Bool[Tensor, " length"]]:
         mask = np.zeros(self.layout.length, dtype=np.uint8)
         words, packed = mask.view(np.uint64), np.zeros(self.layout.length // 8, dtype=np.uint8)
         bits = self._bits.view(np.int32)  # signed: −0.0 sorts below every score
@@ -226,7 +226,7 @@ class TorchScan(Scan):
 
     def write_mask(
         self, thresholds: Sequence[Threshold | None]
-    ) -> tuple[UInt8[Tensor, " length/8"], Bool[Tensor, " length"]]:
+    ) -> tuple[UInt8[Tensor, " packed"], Bool[Tensor, " length"]]:
         mask = torch.zeros(self.layout.length, dtype=torch.bool, device=self.scores.device)
         for segment, threshold in zip(self.layout, thresholds, strict=True):
             if threshold is not None:
