@@ -1,7 +1,8 @@
 """A client whose features are drawn to the class means of all clients: FedProto (arXiv 2105.00243, equation 3).
 
-Owns: the term λ·mean((f(x) − c̄_y)²), and the sums from which a client's own class means follow, as two buffers: what a
-client has of them is its own, as running statistics are. Does not own: the means of all clients (the method).
+Owns: the term λ·mean((f(x) − c̄_y)²), and the sums from which a client's own class means follow, as buffers: what a
+client has of them is its own, as running statistics are. In a fit that only probes they are sums of evaluation-mode
+features. Does not own: the means of all clients (the method), when the sums start again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Prototyping(LightningModule):
 
     prototype_sums: Tensor
     prototype_counts: Tensor
+    prototype_squares: Tensor
+    """Σ‖f‖² over all classes."""
+    _watches = False
     _seen: Tensor | None = None
 
     def watch_features(self, path: str) -> None:
@@ -34,20 +38,24 @@ class Prototyping(LightningModule):
             raise TypeError(f"{path!r} is {type(head).__name__}, not a linear layer")
         self.register_buffer("prototype_sums", torch.zeros(head.out_features, head.in_features))
         self.register_buffer("prototype_counts", torch.zeros(head.out_features))
+        self.register_buffer("prototype_squares", torch.zeros(1))
         head.register_forward_pre_hook(self._at_head)
 
     def _at_head(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.training:
+        if self._watches:
             self._seen = inputs[0]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self._watches = True
         output = super().training_step(batch, batch_idx)
+        self._watches = False
         assert self._seen is not None, "the head has run"
         features, self._seen = self._seen, None
         classes = torch.arange(len(self.prototype_counts), device=features.device)
         members = (batch[1].unsqueeze(1) == classes).to(features.dtype)
         self.prototype_sums.add_(members.T @ features.detach())
         self.prototype_counts.add_(members.sum(0))
+        self.prototype_squares.add_(features.detach().square().sum())
         values = loss_context().values
         if "prototypes" not in values:
             return output

@@ -91,7 +91,8 @@ class FitResult:
     diverged: str | None = None
 
     def then(self, later: FitResult) -> FitResult:
-        """Both fits of a client that fits twice in a round; the loss is the later one's."""
+        """Both fits of a client that fits twice in a round; the loss is that of the later one that took a step."""
+        loss = later.loss if later.num_steps or later.diverged else self.loss
         return FitResult(
-            later.loss, self.seconds + later.seconds, self.num_steps + later.num_steps, self.diverged or later.diverged
+            loss, self.seconds + later.seconds, self.num_steps + later.num_steps, self.diverged or later.diverged
         )

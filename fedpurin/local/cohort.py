@@ -65,7 +65,7 @@ class CohortExecutor(SerialExecutor):
         """What clients must have in common to be fitted together."""
         trained = tuple(fit.trains is None or fit.trains(segment) for segment in self.trainer.space.layout)
         values = tuple((name, None if isinstance(value, Tensor) else value) for name, value in fit.values.items())
-        is_masked = fit.update_mask is not None, fit.bounds is not None, fit.lr, fit.keeps_gradient
+        is_masked = fit.update_mask is not None, fit.bounds is not None, fit.lr, fit.keeps_gradient, fit.probes
         said = (fit.start, fit.keep, fit.epochs, fit.purpose, fit.scored, fit.measures_reach, is_masked)
         return (*said, trained, tuple(fit.models), values)
 
@@ -74,6 +74,8 @@ class CohortExecutor(SerialExecutor):
         start, trainer = time.perf_counter(), self.trainer
         trainer.round_number = round_number
         first = members[0][1]
+        if first.probes:  # a forward pass or two: not worth a second way of doing it
+            return [trainer.fit(client, fit, round_number) for client, fit in members]
         for client, fit in members:
             if fit.prepare is not None:
                 fit.prepare(client)

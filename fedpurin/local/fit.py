@@ -49,5 +49,8 @@ class LocalFit:
     """Whether to leave the last mini-batch's gradient of the shared parameters in `extra["gradient"]`."""
     measures_reach: bool = False
     """Whether to leave `Client.reach` behind (`reach.py`)."""
+    probes: bool = False
+    """Whether to take no step: the loss sees each sample once, in order, in evaluation mode and without a gradient. For
+    what a mixed-in loss computes of the data at this vector, into buffers or `values`; the model stays as it is."""
     scored: bool = True
     """Whether this is the fit whose model is measured, scored and masked; `on_fit_end` is called for no other."""

@@ -120,7 +120,7 @@ class LocalTrainer:
         # A client keeps one set of running statistics; other models are run with those.
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
-            loss, num_steps = self._run_epochs(client, fit)
+            loss, num_steps = (self._probe(client), 0) if fit.probes else self._run_epochs(client, fit)
         diverged = self.name_divergence(loss, bool(torch.isfinite(self.vector).all()))
         if diverged is None and fit.scored:
             try:
@@ -131,7 +131,7 @@ class LocalTrainer:
             client.store("gradient", self.gradient)
         if diverged is None:
             client.keep(fit, self.vector, dict(self.module.named_buffers()))
-            client.count(fit.epochs or self.local_epochs, num_steps)
+            client.count(0 if fit.probes else fit.epochs or self.local_epochs, num_steps)
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
 
     def show(self, client: Client, vector: Tensor, buffers: Mapping[str, Tensor], gradient: Tensor) -> None:
@@ -227,6 +227,17 @@ class LocalTrainer:
         module.on_train_end()
         client.reach = reach.total if fit.measures_reach else client.reach
         return float(total) / max(1, counted), step  # the fit's only device sync
+
+    def _probe(self, client: Client) -> float:
+        """The mean loss of the batches, from one pass without a step."""
+        self.module.eval()
+        losses = []
+        batches = self.train.batches(client.train_indices, self.batch_size)
+        for index, batch in enumerate(batches):
+            with torch.no_grad(), self.fabric.autocast():
+                output = self.module.training_step(batch, index)
+            losses += [] if output is None else [loss_of(output).detach()]
+        return float(torch.stack(losses).mean()) if losses else 0.0
 
     @contextmanager
     def _logging(self, wanted: bool, loss: Callable[[], Tensor]) -> Iterator[Callable[[], dict[str, float]]]:

@@ -10,6 +10,7 @@ from fedpurin.methods.fedavg import FedAvg
 from fedpurin.methods.fedbabu import FedBABU
 from fedpurin.methods.fedbn import FedBN
 from fedpurin.methods.fedcac import FedCAC
+from fedpurin.methods.fedpac import FedPAC
 from fedpurin.methods.fedpaq import FedPAQ
 from fedpurin.methods.fedper import FedPer
 from fedpurin.methods.fedpm import FedPM
@@ -41,6 +42,7 @@ __all__ = [
     "FedBABU",
     "FedBN",
     "FedCAC",
+    "FedPAC",
     "FedPAQ",
     "FedPM",
     "FedPURIN",

@@ -37,22 +37,13 @@ class FedProto(Method):
     """λ, strength of the pull; the paper takes 1 on MNIST and CIFAR-10, 0.1 on CIFAR-100."""
 
     def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
-        path = roles.head_path(module)
-        if path is None:
-            return module  # `check` will say so
-        adapted: Any = mix_in("lightning_modules.Prototyping", module)
-        try:
-            adapted.watch_features(path)
-        except TypeError as error:
-            raise ConfigError(f"method=FedProto needs a linear head (roles.head): {error}") from None
-        return adapted  # type: ignore[no-any-return]
+        return sum_features(self, module, roles)
 
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_head(self, space)
 
     def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
-        for name in ("prototype_sums", "prototype_counts"):
-            client.buffers[name].zero_()
+        forget_features(client)
         if "prototypes" not in client.extra:
             return (LocalFit(),)
         values: dict[str, Tensor | float] = {"prototype_weight": self.lam}
@@ -61,8 +52,7 @@ class FedProto(Method):
         return (LocalFit(values=values),)
 
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
-        shapes = [client.buffers["prototype_sums"].shape for client in this_round.clients]
-        shape = next(shape for part in exchange.processes.gather_objects(shapes[:1]) for shape in part)
+        shape = features_shape(this_round, exchange)
         layout = Layout.from_sizes([shape[1]] * shape[0], [f"class {number}" for number in range(shape[0])])
         updates = {}
         for client in this_round.clients:
@@ -79,6 +69,32 @@ class FedProto(Method):
             arrived = layout.extract(unpack_mask(received[client.id].mask)).view(shape)
             client.store("has_prototype", arrived.any(1).float())
         return {"prototypes/classes": float(torch.unique(torch.nonzero(senders) // _width(layout)).numel())}
+
+
+def sum_features(method: Method, module: LightningModule, roles: Roles) -> LightningModule:
+    """Let the clients' module sum the features that its head takes in, by class, while it is fitted."""
+    path = roles.head_path(module)
+    if path is None:
+        return module  # `check` will say so
+    adapted: Any = mix_in("lightning_modules.Prototyping", module)
+    try:
+        adapted.watch_features(path)
+    except TypeError as error:
+        raise ConfigError(f"method={type(method).__name__} needs a linear head (roles.head): {error}") from None
+    return adapted  # type: ignore[no-any-return]
+
+
+def forget_features(client: Client) -> None:
+    """Start a client's sums again."""
+    for name in ("prototype_sums", "prototype_counts", "prototype_squares"):
+        client.buffers[name].zero_()
+
+
+def features_shape(this_round: Round, exchange: Exchange) -> tuple[int, int]:
+    """Classes and features, also on a rank where no participant lives."""
+    shapes = [list(client.buffers["prototype_sums"].shape) for client in this_round.clients[:1]]
+    classes, features = next(shape for part in exchange.processes.gather_objects(shapes) for shape in part)
+    return classes, features
 
 
 def _width(layout: Layout) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -212,3 +213,69 @@ def fedproto(peers: list[Peer], round_number: int, lam: float = 1.0) -> None:
     common = {str(c): torch.stack([own[c] for own in means if c in own]).mean(0) for c in labels}
     for peer in peers:
         peer.named = common
+
+
+def fedpac(peers: list[Peer], round_number: int, lam: float = 1.0) -> None:
+    """`named` holds the centroids by class. Statistics are those of the head's two passes: BATCH norm in training mode."""
+    variances, signatures, centroids, totals = [], [], {}, {}
+    common = peers[0].named
+    for peer in peers:
+        seen: dict[int, list[Tensor]] = {}
+
+        def watching(net: nn.Module, x: Tensor, y: Tensor, seen: dict[int, list[Tensor]] = seen) -> Tensor:
+            layers: nn.Sequential = net.net  # type: ignore[assignment]
+            features = layers[:3](x)
+            for row, label in zip(features.detach(), y.tolist(), strict=True):
+                seen.setdefault(label, []).append(row)
+            return cross_entropy(layers[3](features), y)
+
+        fit(peer, round_number, loss=watching, epochs=1, purpose="fit/head", only=is_head)
+        rows = {label: torch.stack(found) for label, found in seen.items()}
+        count = sum(len(found) for found in rows.values())
+        own = {label: found.mean(0) for label, found in rows.items()}
+        signature = torch.zeros(3, 5)
+        for label, found in rows.items():
+            signature[label] = len(found) / count * own[label]
+        square = sum(float((row**2).sum()) for found in rows.values() for row in found) / count
+        variances.append((square - float((signature**2).sum())) / len(peer.x))
+        signatures.append(signature)
+
+        def aligned(net: nn.Module, x: Tensor, y: Tensor, own: dict[int, Tensor] = own) -> Tensor:
+            layers: nn.Sequential = net.net  # type: ignore[assignment]
+            features = layers[:3](x)
+            loss = cross_entropy(layers[3](features), y)
+            if not common:
+                return loss
+            goals = torch.stack([common[str(c)] if str(c) in common else own[c] for c in y.tolist()])
+            return loss + lam * ((features - goals) ** 2).mean()
+
+        fit(peer, round_number, loss=aligned, only=lambda name: not is_head(name))
+        net: nn.Sequential = peer.net.eval().net  # type: ignore[assignment]
+        for row, label in zip(net[:3](peer.x).detach(), peer.y.tolist(), strict=True):
+            centroids[str(label)] = centroids.get(str(label), 0) + row
+            totals[str(label)] = totals.get(str(label), 0) + 1
+    average = mean([peer.net for peer in peers], samples(peers))
+    heads = [{n: p for n, p in parameters(peer.net).items() if is_head(n)} for peer in peers]
+    for i, peer in enumerate(peers):
+        weights = best_weights(variances, signatures, i)
+        assign(peer.net, average, lambda name: not is_head(name))
+        mixed = {n: sum(w * head[n] for w, head in zip(weights, heads, strict=True)) for n in heads[0]}
+        assign(peer.net, mixed, is_head)  # type: ignore[arg-type]
+        peer.named = {label: total / totals[label] for label, total in centroids.items()}
+
+
+def best_weights(variances: list[float], signatures: list[Tensor], i: int) -> list[float]:
+    """The least Σα²V + ‖Σα(μ_i − μ_j)‖² by trying every support, each a linear system."""
+    away = torch.stack([(signatures[i] - s).flatten() for s in signatures]).double()
+    form = torch.diag(torch.tensor(variances).double()) + away @ away.T
+    best, found = float("inf"), torch.zeros(len(form)).double()
+    for size in range(1, len(form) + 1):
+        for support in combinations(range(len(form)), size):
+            part = torch.linalg.solve(form[list(support)][:, list(support)], torch.ones(size).double())
+            alpha = torch.zeros(len(form)).double()
+            alpha[list(support)] = part / part.sum()
+            value = float(alpha @ form @ alpha)
+            if bool((alpha >= 0).all()) and value < best:
+                best, found = value, alpha
+    found[found <= 1e-3] = 0
+    return (found / found.sum()).tolist()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fedpurin.config import ConfigError
+from fedpurin.local.fit import LocalFit
 from fedpurin.local.reach import Reach
+from fedpurin.methods.fedpac import combination
+from fedpurin.methods.fedproto import forget_features
 from tests.methods.test_methods import Pull, pull
-from tests.methods.tiny import TEST, Tiny, simulate
+from tests.methods.tiny import TEST, TRAIN, Tiny, simulate
 
 
 def test_scaffold(tmp_path: Path) -> None:
@@ -80,6 +84,44 @@ def test_fedproto(tmp_path: Path) -> None:
         seen >= 2 * client.num_train - 2
         for seen, client in zip(counts, result.federation.clients.values(), strict=True)
     )
+
+
+def test_fedpac_combines_heads() -> None:
+    """V = 1 each and a squared distance of 2: P = diag(1, 1 + 2), so α = (¾, ¼). Far away: below 10⁻³, alone."""
+    near, far = [np.zeros(2), np.array([1.0, 1.0])], [np.zeros(2), np.array([40.0, 0.0])]
+    assert combination([1.0, 1.0], near, 0) == pytest.approx([0.75, 0.25], abs=1e-9)
+    assert combination([1.0, 1.0], near, 1) == pytest.approx([0.25, 0.75], abs=1e-9)
+    assert combination([1.0, 1.0], far, 1).tolist() == [0.0, 1.0]
+    assert combination([0.5], [np.zeros(2)], 0).tolist() == [1.0]
+    assert combination([1.0, 2.0, 2.0], [np.zeros(2)] * 3, 0) == pytest.approx([0.5, 0.25, 0.25], abs=1e-9)
+
+
+def test_fedpac_bytes(tmp_path: Path) -> None:
+    """Headers of 40 and 4 of table a tensor. Up: the body, V and three shares with six means of five, the head."""
+    record = simulate(tmp_path, "method=fedpac", "partition=iid").history[-1]
+    body, head = 40 + 4 * 4 + 4 * (30 + 5 + 5 + 5), 40 + 2 * 4 + 4 * (15 + 3)
+    statistics, centroids = 40 + 8 * 4 + 4 * (1 + 3 + 6 * 5), 40 + 3 * 4 + 4 * 15
+    assert record["bytes/up"] == 4 * (body + statistics + head)
+    assert record["bytes/down"] == 4 * (centroids + body + head)
+
+
+def test_a_fit_that_probes_leaves_the_model(tmp_path: Path) -> None:
+    """The features' sums are of the fitted model, and neither weights, running statistics nor counters move."""
+    federation = simulate(tmp_path, "method=fedpac", "trainer.rounds=1").federation
+    client, trainer = federation.clients[0], federation.trainer
+    before = client.vector.clone(), client.epochs, client.steps
+    statistics = {name: b.clone() for name, b in client.buffers.items() if not name.startswith("prototype_")}
+    result = trainer.fit(client, LocalFit(probes=True, prepare=forget_features, scored=False), 1)
+    assert torch.equal(client.vector, before[0])
+    assert (client.epochs, client.steps, result.num_steps) == (*before[1:], 0)
+    assert all(torch.equal(client.buffers[name], value) for name, value in statistics.items())
+    net = Tiny().eval()
+    net.load_state_dict(trainer.space.views(client.vector) | statistics)
+    x, y = (tensor[client.train_indices] for tensor in TRAIN.tensors)
+    features = net.net[:3](x).detach()
+    for label in range(3):
+        torch.testing.assert_close(client.buffers["prototype_sums"][label], features[y == label].sum(0))
+    assert client.buffers["prototype_counts"].tolist() == torch.bincount(y, minlength=3).tolist()
 
 
 def test_fedala(tmp_path: Path) -> None:

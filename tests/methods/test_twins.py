@@ -35,6 +35,7 @@ TWINS: dict[str, Step] = {
     "fedspa": naive_sparse.fedspa,
     "dispfl": naive_sparse.dispfl,
     "fedproto": naive_more.fedproto,
+    "fedpac": naive_more.fedpac,
     "sub_fedavg": naive_sparse.sub_fedavg,
     "lotteryfl": naive_sparse.lotteryfl,
     "fedselect": naive_sparse.fedselect,
