@@ -7,6 +7,7 @@ from lightning_modules.distilling import Distilling
 from lightning_modules.interpolating import Interpolating
 from lightning_modules.masking import Masking
 from lightning_modules.meta import Adapting, Enveloping
+from lightning_modules.powered import Powered
 from lightning_modules.prototyping import Prototyping
 from lightning_modules.proximal import Proximal
 from lightning_modules.regressor import Regressor
@@ -21,6 +22,7 @@ __all__ = [
     "ImageClassifier",
     "Interpolating",
     "Masking",
+    "Powered",
     "Prototyping",
     "Proximal",
     "Regressor",

@@ -27,6 +27,7 @@ from fedpurin.methods.per_fedavg import PerFedAvg
 from fedpurin.methods.pfedme import PFedMe
 from fedpurin.methods.pfedsd import PFedSD
 from fedpurin.methods.scaffold import Scaffold
+from fedpurin.methods.sparsyfed import SparsyFed
 from fedpurin.methods.stc import STC
 from fedpurin.methods.sub_fedavg import SubFedAvg
 from fedpurin.methods.topk import TopK
@@ -61,6 +62,7 @@ __all__ = [
     "PerFedAvg",
     "Round",
     "Scaffold",
+    "SparsyFed",
     "SubFedAvg",
     "TopK",
 ]

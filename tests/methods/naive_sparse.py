@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fedpurin.seeding import numpy_generator, torch_generator
 from tests.methods.naive import Named, Peer, fit, local, parameters, samples
@@ -239,6 +240,37 @@ def dispfl(peers: list[Peer], round_number: int, density: float = 0.5, anneal: f
                 total += sent[other][0][name] * sent[other][1][name]
                 count += sent[other][1][name]
             p.data = torch.where(count > 0, total / count.clamp(min=1), 0.0) * peer.named[name]
+
+
+def sparsyfed(peers: list[Peer], round_number: int, density: float = 0.5, alpha: float = 1.25) -> None:
+    """Peers hold w between rounds; the mean of the pruned v is kept with the first."""
+
+    def powered(values: Named) -> Named:
+        return {n: torch.sign(v) * v.abs() ** alpha if is_weight(n) else v for n, v in values.items()}
+
+    def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        live = dict(net.named_parameters())
+        return cross_entropy(torch.func.functional_call(net, powered(live), (x,)), y)
+
+    if round_number == 0:
+        peers[0].server = parameters(peers[0].net)
+    mean = {name: torch.zeros_like(value) for name, value in peers[0].server.items()}
+    for peer in peers:
+        for name, p in peer.net.named_parameters():
+            p.data = peers[0].server[name].clone()
+        fit(peer, round_number, loss=loss)
+        after = parameters(peer.net)
+        sizes = sorted(
+            (abs(float(v)), n, q) for n in filter(is_weight, after) for q, v in enumerate(after[n].flatten())
+        )
+        for _, name, q in sizes[: len(sizes) - builtins.round(density * len(sizes))]:
+            after[name].view(-1)[q] = 0.0
+        for name, value in after.items():
+            mean[name] += len(peer.x) / sum(samples(peers)) * value
+    peers[0].server = mean
+    for peer in peers:
+        for name, p in peer.net.named_parameters():
+            p.data = powered(mean)[name].clone()
 
 
 def random_masks(peer: Peer, like: Named, density: float) -> Named:

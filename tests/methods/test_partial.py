@@ -152,3 +152,12 @@ def test_dispfl_neighbours() -> None:
     assert drawn == DisPFL(neighbours=2).senders(participants(*range(8)))
     assert drawn != DisPFL(neighbours=2).senders(Round(4, 10, tuple(range(8)), {}, [], seed=5))
     assert DisPFL(neighbours=20).senders(participants(1, 2, 3)) == {1: (2, 3), 2: (1, 3), 3: (1, 2)}
+
+
+def test_sparsyfed_sends_the_largest_weights(tmp_path: Path) -> None:
+    """α = 1, two of three: (2, 0, −1) and (4, −8, 0), mean (3, −4, −½); both go on from there."""
+    models, history = matrix(tmp_path, "method=sparsyfed", "method.density=0.67", "method.alpha=1")
+    # (3½, −1½, −1¼) and (5½, −10, ¼) without their smallest: mean (4½, −5¾, 0)
+    assert models == [pytest.approx([4.5, -5.75, 0.0])] * 2
+    assert [record["bytes/up"] for record in history] == [53 + 53, 53 + 53]
+    assert [record["bytes/down"] for record in history] == [0, 56 + 56]

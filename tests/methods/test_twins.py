@@ -34,6 +34,7 @@ TWINS: dict[str, Step] = {
     "scaffold": naive_more.scaffold,
     "fedspa": naive_sparse.fedspa,
     "dispfl": naive_sparse.dispfl,
+    "sparsyfed": naive_sparse.sparsyfed,
     "fedproto": naive_more.fedproto,
     "fedpac": naive_more.fedpac,
     "sub_fedavg": naive_sparse.sub_fedavg,
@@ -54,7 +55,7 @@ OPTIONS = {
     "sub_fedavg": ["method.rate=0.2", "method.accuracy=0", "method.distance=0.01"],
     "lotteryfl": ["method.rate=0.2", "method.accuracy=0"], "fedselect": ["method.rate=0.2"],
     "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
-    "dispfl": ["method.neighbours=2"], "topk": ["method.density=0.2"],
+    "dispfl": ["method.neighbours=2"], "sparsyfed": ["method.density=0.5"], "topk": ["method.density=0.2"],
     "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
 }  # fmt: skip
 
