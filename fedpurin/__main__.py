@@ -17,8 +17,10 @@ from fedpurin.cli.help import COMMANDS, check_command, help_text
 from fedpurin.cli.packages import find_own_packages, hidden_companions
 from fedpurin.cli.text import show_what_can_be_shown
 from fedpurin.config import ConfigError
+from fedpurin.run import starting
 from fedpurin.run.folder import at_home
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.place import FolderError
 from fedpurin.run.start import run
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 the run failed, 2 a mistake in what was asked for)."""
     arguments = at_home(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = arguments  # Hydra and Fabric's launcher read them there
+    if argv is None:
+        starting.begin(is_first_process)
     show_what_can_be_shown()
     find_own_packages()
     if (hidden := hidden_companions()) is not None:
@@ -47,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(arguments)
     except ConfigError as error:
         return _complain(error, code=2)
+    except FolderError as error:
+        return _complain(error, code=1)
     except KeyboardInterrupt:
         print("fedpurin: interrupted", file=sys.stderr)
         return 130
@@ -132,6 +138,10 @@ def _run_hydra(multirun: Multirun | None = None) -> None:
                 raise SystemExit(_complain(mistake, code=2)) from mistake
             note_refusal(run_dir, mistake)
             error = mistake
+        except FolderError as lost:
+            if hydra_config.mode != RunMode.MULTIRUN:
+                raise SystemExit(_complain(lost, code=1)) from lost
+            error = lost
         except Exception as failure:
             error = failure
         if error is not None and (not follows or os.environ.get("HYDRA_FULL_ERROR") == "1"):

@@ -23,6 +23,7 @@ from fedpurin.run.effects import option_of, remarks, say
 from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.place import Place
 from fedpurin.run.reader import CLIENTS, read_summary
 from fedpurin.run.resume import how_to_continue
 from fedpurin.run.slurm import slurm_world
@@ -147,7 +148,10 @@ def simulate(
         federation = build(
             config, folder, module=module, train=train, test=test, clients=clients, collate=collate, callbacks=callbacks
         )
-        return RunResult(folder, federation.run(), federation)
+        with Place(folder).explained():
+            federation.processes.close_at_exit()
+            history = federation.run()
+        return RunResult(folder, history, federation)
     except (ConfigError, KeyboardInterrupt):
         withdraw(folder)
         raise

@@ -25,7 +25,7 @@ LAYERS = (
     "compiled metrics science seeding space run.environment run.interruption run.reader run.tensor_files",
     "data_config",
     "config",
-    "exchange hooks own report run.compose run.growing run.lock run.slurm run.stored_config run.trust",
+    "exchange hooks own report run.compose run.growing run.lock run.place run.slurm run.starting run.stored_config run.trust",
     "data selection tracking run.checkpoint run.effects run.launch run.resume",
     "local run.data_digest run.folder",
     "lightning_modules run.export run.listeners",

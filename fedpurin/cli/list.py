@@ -16,6 +16,7 @@ from typing import Any
 from fedpurin.cli.sweep import inspect
 from fedpurin.cli.text import print_lines
 from fedpurin.config import ConfigError
+from fedpurin.report.table import FORMULA
 from fedpurin.run import reader
 
 COLUMNS = ("accuracy", "best", "bytes", "rounds", "state", "method", "data", "seed", "run")
@@ -49,10 +50,15 @@ def main(arguments: Sequence[str]) -> int:
     if given.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
     else:
         print_lines(table(rows))
     return 0
+
+
+def _as_text(value: Any) -> Any:
+    """No formula to a spreadsheet, whatever a folder is called."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def describe(run_dir: Path) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedpurin.config import ConfigError
@@ -28,7 +32,10 @@ from fedpurin.tracking.wandb_run import (
     uploaded_rounds,
     wandb_folders,
 )
-from fedpurin.tracking.wandb_service import has_login, why_not_online
+from fedpurin.tracking.wandb_service import has_login, is_reachable, kill_process, why_not_online
+
+PATIENCE_SECONDS = 60.0
+"""How long a server may be silent during an upload."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="run folders (hydra.run.dir)")
     parser.add_argument("--project", default=None, help="W&B project; default: the run's own, else fedpurin")
     parser.add_argument("--entity", default=None, help="W&B entity; default: the run's own, else yours")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=PATIENCE_SECONDS,
+        help="give an upload up when the server has not answered for so long (%(default)g)",
+    )  # fmt: skip
     given = parser.parse_args(list(arguments))
+    if not given.timeout > 0:
+        raise ConfigError(f"--timeout {given.timeout:g} is not possible: it must be greater than 0")
     for run_dir in given.run_dirs:
         read_config(run_dir)  # names a folder that is none, before anything is sent
     if not has_login():
@@ -51,10 +64,10 @@ def main(arguments: Sequence[str]) -> int:
     if why := why_not_online():
         print(f"fedpurin: W&B: {why}", file=sys.stderr)
         return 1
-    return max([sync(run_dir, given.project, given.entity) for run_dir in given.run_dirs])
+    return max([sync(run_dir, given.project, given.entity, given.timeout) for run_dir in given.run_dirs])
 
 
-def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
+def sync(run_dir: Path, project: str | None, entity: str | None, timeout: float = PATIENCE_SECONDS) -> int:
     """Upload one run; 0 when W&B has all of it that there is by now."""
     if is_tracked_now(run_dir):
         print(f"fedpurin: {run_dir}: is being tracked online; sync it once it has ended", file=sys.stderr)
@@ -64,9 +77,9 @@ def sync(run_dir: Path, project: str | None, entity: str | None) -> int:
     replays = identity(run_dir).get("uploaded") == "replay" or is_locked(run_dir) or not is_recorded(run_dir)
     try:
         if replays:
-            upload_rounds(run_dir, project, entity)
+            within(timeout, lambda: upload_rounds(run_dir, project, entity))
         else:
-            upload_files(run_dir, project, entity)
+            upload_files(run_dir, project, entity, timeout)
     except Exception as error:  # W&B raises much; the other runs come next
         print(f"fedpurin: {run_dir}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
         return 1
@@ -86,16 +99,77 @@ def is_recorded(run_dir: Path) -> bool:
     return bool(rounds) and rounds <= recorded_rounds(wandb_folders(run_dir, "offline-"))
 
 
-def upload_files(run_dir: Path, project: str, entity: str | None) -> None:
+def within(timeout: float, upload: Callable[[], None]) -> None:
+    """Upload in a thread, which W&B's client may never leave once the server has gone.
+
+    Raises:
+        OSError: the server has not answered for so many seconds.
+    """
+    ended: list[BaseException | None] = []
+
+    def work() -> None:
+        try:
+            upload()
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    def has_ended(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    thread = threading.Thread(target=work, name="W&B upload", daemon=True)
+    thread.start()
+    try:
+        watch(timeout, has_ended)
+    except OSError:
+        kill_process()
+        raise
+    if ended[0] is not None:
+        raise ended[0]
+
+
+def watch(timeout: float, has_ended: Callable[[float], bool]) -> None:
+    """Wait for an upload as long as the server answers; `has_ended` waits so many seconds at most.
+
+    Raises:
+        OSError: it has not answered for `timeout` seconds.
+    """
+    answered = time.monotonic()
+    while not has_ended(min(1.0, timeout)):
+        if is_reachable():
+            answered = time.monotonic()
+        elif time.monotonic() - answered > timeout:
+            raise OSError(
+                f"W&B's server has not answered for {timeout:g} s; what has arrived stays there, "
+                "repeat `fedpurin sync` for the rest"
+            )
+
+
+def upload_files(run_dir: Path, project: str, entity: str | None, timeout: float) -> None:
     """Hand the offline folders to `wandb sync`, which takes those of one run in order and skips what it has sent.
 
     Raises:
-        OSError: it did not upload all of them; its exit code says nothing of that.
+        OSError: it did not upload all of them, of which its exit code says nothing; or the server has gone.
     """
     folders = wandb_folders(run_dir, "offline-")
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--project", project]
     command += ["--entity", entity] if entity else []
-    subprocess.run([*command, *map(str, folders)], check=False)
+    with subprocess.Popen([*command, *map(str, folders)], start_new_session=True) as process:
+
+        def has_ended(seconds: float) -> bool:
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+
+        try:
+            watch(timeout, has_ended)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # and W&B's own process, its child
+            raise
     left = [folder.name for folder in folders if not list(folder.glob("*.wandb.synced"))]
     if left:
         raise OSError(f"`wandb sync` has not uploaded {', '.join(left)}; try again")

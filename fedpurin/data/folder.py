@@ -7,6 +7,7 @@ image (images.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LAYOUT = "<root>/{train,test}/<class>/*.{jpg,png,…}, or <root>/<client>/{train,test}/<class>/*"
 SPLITS = ("train", "test")
+MAX_PIXELS = 64 * 2**20
+"""A file of a few kilobytes may claim any number; threads decode several at once, at four bytes a pixel and more."""
 
 Split = tuple[Tensor, Tensor]
 Owners = tuple[NDArray[Any], NDArray[Any]]
@@ -98,6 +101,7 @@ def _list_of_clients(root: Path, clients: Sequence[str], split: str) -> ImageFil
             owners += [client] * len(found)
         if client not in owners:
             raise ConfigError(f"data.root={root}: no image in {client}/{split}/<class>/; each client needs one")
+    _check_inside(root, paths)
     return ImageFiles(paths, classes, owners)
 
 
@@ -115,7 +119,24 @@ def _list(root: Path, split: str) -> ImageFiles:
             f"({' '.join(IMAGE_SUFFIXES)})"
         )
     pairs = [(path, name) for name, files in by_class.items() for path in files]
+    _check_inside(root, [path for path, _ in pairs])
     return ImageFiles([path for path, _ in pairs], [name for _, name in pairs])
+
+
+def _check_inside(root: Path, paths: Sequence[Path]) -> None:
+    """See that no link leads out of the root: a data set of somebody else's is no way to other files of this machine.
+
+    Raises:
+        ConfigError: names the link and where it leads.
+    """
+    inside, folders = root.resolve(), {path.parent for path in paths}
+    resolved = {folder: folder.resolve() for folder in folders}
+    for path in paths:
+        target = path.resolve() if path.is_symlink() else resolved[path.parent] / path.name
+        if not target.is_relative_to(inside):
+            raise ConfigError(
+                f"data.root={root}: {path} leads to {target}, out of the folder; copy what is meant, or remove the link"
+            )
 
 
 def _check_classes(root: Path, train: set[str], test: set[str], *, of_clients: bool) -> None:
@@ -179,6 +200,8 @@ def _decode(path: Path, surplus_bits: int) -> Tensor:
 def _read(path: Path, use: Callable[[Image.Image], Item]) -> Item:
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels; more than {MAX_PIXELS:,} are not read")
             return use(image)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ConfigError(f"data.root: {path} cannot be decoded ({error}); replace or remove it") from None
@@ -189,7 +212,8 @@ Argument = TypeVar("Argument")
 
 def _in_threads(function: Callable[[Argument], Item], items: Sequence[Argument]) -> list[Item]:
     """PIL decodes outside Python's lock."""
-    with ThreadPoolExecutor() as executor:
+    ignored = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)  # `_read` refuses them
+    with ignored, ThreadPoolExecutor() as executor:
         return list(executor.map(function, items))
 
 

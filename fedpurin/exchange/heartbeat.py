@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import threading
 import time
 from typing import Any
@@ -28,6 +29,7 @@ PATIENCE_SECONDS = 4.0
 ANSWER_SECONDS = 10.0
 """A store that takes longer for a whole search, PATIENCE_SECONDS included, does not answer any more."""
 _VERDICT = "fedpurin/lost"
+_REASON = "fedpurin/reason"
 
 
 class Heartbeat:
@@ -37,6 +39,8 @@ class Heartbeat:
         self.rank, self.size = rank, size
         self._store: Any = distributed_c10d._get_default_store()
         self._verdict: list[int] | None = None
+        self.reason: str | None = None
+        """Why another rank ends, as it said itself."""
         self._store.add(self._key(rank), 1)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="fedpurin-heartbeat", daemon=True)
@@ -48,6 +52,14 @@ class Heartbeat:
         """End the thread; the rank is about to leave in good order."""
         self._stopped.set()
         self._thread.join(timeout=PATIENCE_SECONDS)
+
+    def announce(self, reason: str) -> None:
+        """Tell the other ranks why this one is about to end."""
+        try:
+            self._store.set(_REASON, json.dumps([self.rank, reason]))
+        except RuntimeError:
+            return  # rank 0 has gone, and the store with it
+        time.sleep(2 * INTERVAL_SECONDS)  # every rank learns of it before this one ends
 
     def find_lost(self) -> list[int]:
         """Ranks whose beat stands still for PATIENCE_SECONDS, or that another rank found lost."""
@@ -64,7 +76,7 @@ class Heartbeat:
         try:
             before = self._read()
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while self._verdict is None and time.monotonic() < deadline:
+            while self._verdict is None and self.reason is None and time.monotonic() < deadline:
                 time.sleep(INTERVAL_SECONDS)
             if self._verdict is not None:
                 return self._verdict
@@ -87,8 +99,18 @@ class Heartbeat:
                 store.add(self._key(self.rank), 1)
                 if self._verdict is None and store.check([_VERDICT]):
                     self._verdict = json.loads(store.get(_VERDICT))
+                if self.reason is None and store.check([_REASON]):
+                    self._hear(*json.loads(store.get(_REASON)))
             except RuntimeError:
                 return  # the store is gone: the run ends
+
+    def _hear(self, rank: int, reason: str) -> None:
+        """Rank 0 has a summary to write; any other ends here, quietly, because the reason has been told once."""
+        if rank == self.rank:
+            return
+        self.reason = f"rank {rank}: {reason}"
+        if self.rank:
+            os._exit(0)  # a failure is what the announcing rank's exit code says
 
     @staticmethod
     def _key(rank: int) -> str:

@@ -10,8 +10,9 @@ of `exchange.timeout_seconds`, so that every collective on a GPU is preceded by 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from fedpurin.exchange.heartbeat import Heartbeat
 from fedpurin.exchange.objects import decode_object, encode_object
+from fedpurin.exchange.peers import describe_self, end_if_stopped
 
 Item = TypeVar("Item")
 
@@ -55,6 +57,8 @@ class Processes:
             self._control = dist.new_group(backend="gloo", timeout=timeout)
             self._data = self._control if self.device.type == "cpu" else dist.new_group(timeout=timeout)
             self._heartbeat = Heartbeat(self.rank, self.size)
+            self._peers = self.gather_objects(describe_self())
+            self.moved_bytes = 0
 
     def place(self, costs: Sequence[float], block: int = 1) -> None:
         """Decide where clients live, by what a round of each costs: the same on every rank, whatever is asked first.
@@ -142,11 +146,28 @@ class Processes:
         if self.size == 1 or self._heartbeat is None:
             return
         self.barrier()  # nobody waits for anybody any more
-        heartbeat, self._heartbeat = self._heartbeat, None
-        heartbeat.stop()
+        self.stop()
         dist.barrier(group=self._control)  # nobody uses the store any more, which goes with rank 0
         self._control = self._data = None
         dist.destroy_process_group()
+
+    def stop(self) -> None:
+        """End the heartbeat alone."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        self._heartbeat = None
+
+    def close_at_exit(self) -> None:
+        """Close when the interpreter ends: a script may have further runs, over the same process group."""
+        if self.size > 1:
+            if not _open:
+                atexit.register(_close_open)
+            _open.append(self)
+
+    def announce(self, reason: str) -> None:
+        """Before this rank ends: the others end too, quietly, and need not find out for themselves."""
+        if self._heartbeat is not None:
+            self._heartbeat.announce(reason)
 
     def _group(self, piece: Tensor) -> Any:
         return self._control if piece.device.type == "cpu" else self._data
@@ -166,8 +187,25 @@ class Processes:
         except RuntimeError as error:
             assert self._heartbeat is not None
             lost = self._heartbeat.find_lost()
+            if self._heartbeat.reason is not None:
+                raise RankLostError(self._heartbeat.reason) from error
+            for rank in lost:
+                end_if_stopped(self._peers[rank], rank)
             who = " and ".join(f"rank {rank} of {self.size}" for rank in lost) or "no rank is known to be lost, but one"
             raise RankLostError(
                 f"{who} did not finish the {what} that rank {self.rank} waits in "
                 f"(exchange.timeout_seconds={self.timeout_seconds:g}): {str(error).splitlines()[0]}"
             ) from error
+
+
+_open: list[Processes] = []
+"""Of a script's runs; all have the one default process group."""
+
+
+def _close_open() -> None:
+    """What `close` does, for the processes of every run; a rank that is lost by now keeps nobody waiting."""
+    last = _open[-1]
+    for processes in _open[:-1]:
+        processes.stop()
+    with suppress(RuntimeError):
+        last.close()

@@ -13,6 +13,7 @@ is saved and when (checkpointer.py), which run may continue from it (resume.py).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,7 +32,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fedpurin.exchange import Processes
-from fedpurin.run.growing import LINES, copy_files
+from fedpurin.run.growing import LINES, appended_files, copy_files
+from fedpurin.run.place import free_bytes, in_words
 from fedpurin.run.tensor_files import METADATA, DamagedTensorsError, read_tensors
 
 FOLDER = "checkpoints"
@@ -39,6 +41,8 @@ TENSORS, STATE, MANIFEST = "tensors", "state.json", "manifest.json"
 NAME = re.compile(r"round-(\d{5,})")
 MEMBER = re.compile(rf"{re.escape(STATE)}|{TENSORS}/(__\d+_\d+\.distcp|{re.escape(METADATA)})|{LINES}/[^/]+")
 """The names of a checkpoint's files, as its manifest may hold them."""
+STATE_BYTES = 64 * 2**10
+"""What a checkpoint takes beside tensors and lines, at least: state, manifest, torch's metadata."""
 
 
 class CheckpointError(RuntimeError):
@@ -122,15 +126,19 @@ class Writing:
         self.final = run_dir / FOLDER / f"round-{rounds_done:05d}"
         self._aside = self.final.with_name(f".{self.final.name}.partial")
         self._rounds_done, self._state, self._processes, self._run_id = rounds_done, dict(state), processes, run_id
+        self._bytes = sum(tensor.nbytes for tensor in tensors.values())
         self._pending: Future[Any] | None = None
         self._failure: str | None = None
         if processes.rank == 0:
             shutil.rmtree(self._aside, ignore_errors=True)
             try:
+                self.final.parent.mkdir(exist_ok=True)  # and not the run folder, which may have been moved
                 copy_files(run_dir, self._aside / LINES)
             except OSError as error:
                 self._failure = _cause(error)
-        processes.barrier()
+        self._failure = processes.broadcast_object(self._failure)
+        if self._failure is not None:
+            return
         alone = processes.size == 1
         target: dict[str, Any] = dict(tensors)
         arguments: dict[str, Any] = {"process_group": group, "no_dist": alone}
@@ -158,16 +166,32 @@ class Writing:
                 files = self._fingerprints(f"{TENSORS}/__{self._processes.rank}_*")
         except (CheckpointException, OSError, RuntimeError) as error:
             self._failure = _cause(error)
-        reports = self._processes.gather_objects((self._failure, files))
-        failure = next((report for report, _ in reports if report is not None), None)
+        reports = self._processes.gather_objects((self._failure, files, self._bytes))
+        failure = next((report for report, _, _ in reports if report is not None), None)
         if failure is None and self._processes.rank == 0:
-            failure = self._finish({name: entry for _, part in reports for name, entry in part.items()})
+            failure = self._finish({name: entry for _, part, _ in reports for name, entry in part.items()})
+        if failure is not None and self._processes.rank == 0:
+            failure = self._with_space(failure, sum(size for _, _, size in reports))
         failure = self._processes.broadcast_object(failure)
         if failure is not None:
             if self._processes.rank == 0:
                 shutil.rmtree(self._aside, ignore_errors=True)
             raise CheckpointError(f"{self.final}: not written: {failure}")
         return Checkpoint(self.final, self._rounds_done)
+
+    def _with_space(self, failure: str, needed: int) -> str:
+        """The failure with the space that a checkpoint takes, where it is the space that lacks.
+
+        torch's writer says "unexpected pos" then, so what is free decides.
+        """
+        lines = [path.stat().st_size for path in appended_files(self.final.parent.parent)]
+        needed += sum(lines) + STATE_BYTES
+        folder = self.final.parent if self.final.parent.is_dir() else self.final.parent.parent
+        shutil.rmtree(self._aside, ignore_errors=True)  # its own part is free again
+        free = free_bytes(folder)
+        if not folder.is_dir() or (os.strerror(errno.ENOSPC) not in failure and free >= needed):
+            return failure
+        return f"{os.strerror(errno.ENOSPC)}: it takes about {in_words(needed)}, {in_words(free)} are free"
 
     def _finish(self, files: dict[str, Any]) -> str | None:
         """Rank 0's part; returns what went wrong."""

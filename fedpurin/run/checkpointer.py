@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fedpurin.config import CheckpointConfig, ConfigError
+from fedpurin.exchange import RankLostError
 from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client
@@ -28,7 +29,7 @@ from fedpurin.run.export import describe_module
 from fedpurin.run.growing import LINES, appended_files, bring_back, put_aside
 from fedpurin.run.interruption import Interrupted, Interruption
 from fedpurin.run.lock import RunLock
-from fedpurin.run.record import RunFolder
+from fedpurin.run.record import RunFolder, first_line
 from fedpurin.run.resume import holds_run, is_marked_finished
 from fedpurin.run.stored_config import read_id
 
@@ -79,6 +80,10 @@ class Checkpointer(RunCallback):
         self._close()
 
     def on_run_failed(self, federation: Federation, error: BaseException) -> None:
+        """Tell the other ranks why this one ends, unless they know or find out in the same way."""
+        if not isinstance(error, Interrupted | RankLostError | ConfigError):
+            line = self.folder.place.explain(error) if isinstance(error, OSError) else None
+            federation.processes.announce(first_line(line or error))
         self._close()
 
     def _close(self) -> None:

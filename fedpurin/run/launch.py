@@ -6,6 +6,7 @@ Fabric's environments. Does not own collectives: those are in `exchange/`.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -24,6 +25,8 @@ from torch import nn
 
 from fedpurin.config import ConfigError, TrainerConfig
 from fedpurin.exchange import rendezvous
+from fedpurin.exchange.peers import wake_when_parent_ends
+from fedpurin.run import starting
 from fedpurin.run.interruption import SIGNALS
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.slurm import slurm_world
@@ -34,6 +37,8 @@ MIN_CPU_PROCESSES = 8  # a laptop may run this many ranks on fewer cores, slower
 START_SECONDS = 1800.0  # for every process to come up, and the first of them to download data
 START_GRACE_SECONDS = 30.0  # until the process group exists, nothing but this module notices that a rank is lost
 END_GRACE_SECONDS = 60.0
+FAILED_GRACE_SECONDS = 10.0  # for what still waits in a collective with this rank
+POLL_SECONDS = 0.05
 
 
 class PatientLauncher(_SubprocessScriptLauncher):
@@ -46,18 +51,40 @@ class PatientLauncher(_SubprocessScriptLauncher):
     def __init__(self, *arguments: Any, timeout_seconds: float) -> None:
         super().__init__(*arguments)
         self.timeout_seconds = timeout_seconds
+        self._leaves = self._grouped = False
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
+            atexit.register(self._end_children)
+            starting.before_exit.append(self._end_children)
             threading.Thread(target=self._watch, name="fedpurin-ranks", daemon=True).start()
+        else:
+            wake_when_parent_ends()
         return function(*args, **kwargs)
+
+    def _end_children(self) -> None:
+        """Leave nobody behind: not one that waits for a process group which will never be, nor one that is stopped."""
+        self._leaves = True
+        self._grouped = self._grouped or torch.distributed.is_initialized()
+        closed = not torch.distributed.is_initialized()  # by `Processes.close`, where there ever was a group
+        grace = (END_GRACE_SECONDS if closed else FAILED_GRACE_SECONDS) if self._grouped else 0.0
+        deadline = time.monotonic() + grace
+        while any(child.poll() is None for child in self.procs) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        for child in self.procs:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
 
     def _watch(self) -> None:
         while not (lost := [rank for rank, child in enumerate(self.procs, 1) if child.poll()]):
             if all(child.returncode == 0 for child in self.procs):
                 return
+            self._grouped = self._grouped or torch.distributed.is_initialized()
             time.sleep(1)
+        if self._leaves:
+            return
         code = self.procs[lost[0] - 1].returncode
         if code in {128 + number for number in SIGNALS} | {
             -signal.SIGINT

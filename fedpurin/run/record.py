@@ -27,6 +27,7 @@ from fedpurin.metrics import ACCURACY, VARIANTS, headline
 from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
 from fedpurin.run.interruption import Interrupted
+from fedpurin.run.place import Place
 from fedpurin.run.reader import ENVIRONMENT, read_object
 from fedpurin.run.resume import holds_run
 from fedpurin.run.stored_config import new_id, read_id, write_config
@@ -63,7 +64,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         make_folder(path)
-        self.path = path
+        self.path, self.place = path, Place(path)
         self.run_id = ""
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
@@ -85,11 +86,13 @@ class RunFolder:
         """Append a round: its clients first, then its metrics line, which marks the round as complete."""
         rows = list(rows)
         clients = self.path / "clients.csv"
-        columns = self._columns(clients, rows)
-        with clients.open("a", newline="") as file:
-            csv.DictWriter(file, columns, restval="").writerows(rows)
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self.place.check(*(["clients.csv", "metrics.jsonl"] if record["round"] else []))
+        with self.place.explained():
+            columns = self._columns(clients, rows)
+            with clients.open("a", newline="") as file:
+                csv.DictWriter(file, columns, restval="").writerows(rows)
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
 
     @staticmethod
     def _columns(clients: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -118,13 +121,14 @@ class RunFolder:
         return columns
 
     def fail(self, status: str, error: BaseException, rounds: int) -> None:
-        """Say why there is no result; a full disk must not hide the reason."""
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        """Say why there is no result; a full disk must not hide the reason, nor a folder that has gone."""
+        if not self.place.is_there():
+            return  # whatever lies in its place now is not ours
         try:
-            self.finish({"status": status, "error": reason, "rounds": rounds})
+            self.finish({"status": status, "error": first_line(error), "rounds": rounds})
         except OSError as failure:
-            log.error("summary.json cannot be written: %s", failure)
+            level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR  # one line for one reason
+            log.log(level, "summary.json cannot be written: %s", failure)
 
     def _earlier_starts(self) -> list[Any]:
         earlier = read_object(self.path / ENVIRONMENT).get("starts")
@@ -132,6 +136,11 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def make_folder(path: Path) -> None:
@@ -176,6 +185,11 @@ class Recorder(RunCallback):
                 num_shared=space.shared.size,
                 first_round=federation.first_round,
             )
+
+    def on_client_rows(self, federation: Federation) -> None:
+        """Before anybody writes of this round."""
+        if federation.processes.rank == 0:
+            self.folder.place.check()
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 from fedpurin.config import Config, ConfigError
+from fedpurin.run import starting
 from fedpurin.run.lock import is_first_process
+from fedpurin.run.place import Place
 from fedpurin.run.resume import check_folder, holds_run, how_to_continue, is_finished, note_refusal
 
 
@@ -30,13 +33,15 @@ def run(config: Config, run_dir: Path) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.captureWarnings(True)
     try:
-        federation = build(config, run_dir)
-        try:
-            federation.run()
-        except Interrupted:
+        with Place(run_dir).explained() if run_dir.is_dir() else nullcontext():
+            federation = build(config, run_dir)
+            starting.over()
+            try:
+                federation.run()
+            except Interrupted:
+                federation.processes.close()
+                raise
             federation.processes.close()
-            raise
-        federation.processes.close()
     except ConfigError as error:
         note_refusal(run_dir, error)
         raise

@@ -45,27 +45,62 @@ def has_login() -> bool:
 
 def is_reachable() -> bool:
     """Whether the W&B server, and not somebody in its place, answers within `PROBE_SECONDS`; through a proxy as well."""
-    answers: queue.Queue[bool] = queue.Queue()
-    server = _settings().base_url
+    return _probe() is None
+
+
+def _probe() -> str | None:
+    """What is wrong with the server, in words; None where it answers."""
+    answers: queue.Queue[str | None] = queue.Queue()
+    settings = _settings()
+    silent = f"{settings.base_url} does not answer from here"
+    context = _tls(verified=not settings.insecure_disable_ssl)
+
+    def ask() -> None:
+        try:
+            answers.put(None if _answers(settings.base_url, context) else silent)
+        except ssl.SSLCertVerificationError as error:
+            answers.put(
+                f"{settings.base_url}: its certificate is not trusted ({error.verify_message}); name its authority in "
+                "SSL_CERT_FILE, or set WANDB_INSECURE_DISABLE_SSL=true to trust whoever answers"
+            )
+
     # Sockets have a time limit, finding their address has none.
-    threading.Thread(target=lambda: answers.put(_answers(server)), name="W&B probe", daemon=True).start()
+    threading.Thread(target=ask, name="W&B probe", daemon=True).start()
     try:
         return answers.get(timeout=PROBE_SECONDS)
     except queue.Empty:
-        return False
+        return silent
 
 
-def _answers(server: str) -> bool:
-    """Whether a question to W&B is answered, if only with a refusal, and not with a page, which a portal shows."""
+def _tls(*, verified: bool) -> ssl.SSLContext:
+    """What W&B's client trusts: the system's authorities, the user's, and certifi's where Python finds none."""
+    context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
+    if not verified:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif not context.cert_store_stats()["x509_ca"]:
+        with contextlib.suppress(ImportError, OSError):
+            import certifi
+
+            context.load_verify_locations(certifi.where())
+    return context
+
+
+def _answers(server: str, context: ssl.SSLContext) -> bool:
+    """Whether a question to W&B is answered, if only with a refusal, and not with a page, which a portal shows.
+
+    Raises:
+        ssl.SSLCertVerificationError: by somebody whose certificate is not trusted.
+    """
     headers = {"Content-Type": "application/json", "User-Agent": "fedpurin"}
     request = Request(f"{server}/graphql", b'{"query": "{ viewer { id } }"}', headers)
-    trusting = ssl._create_unverified_context()  # nothing secret is sent, and W&B has certificates of its own
     try:
-        with urlopen(request, timeout=PROBE_SECONDS, context=trusting) as answer:
+        with urlopen(request, timeout=PROBE_SECONDS, context=context) as answer:
             return str(answer.headers.get_content_type()) != "text/html"
     except HTTPError:
         return True
-    except (OSError, HTTPException, ValueError):
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(cause := getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            raise cause from None
         return False
 
 
@@ -78,7 +113,7 @@ def why_not_online() -> str | None:
     """What stands between this machine and W&B, in words; None where nothing does. Takes `PROBE_SECONDS` at most."""
     if not has_login():
         return "there is no login: run `wandb login`, or set WANDB_API_KEY"
-    return None if is_reachable() else f"{_settings().base_url} does not answer from here"
+    return _probe()
 
 
 def forget_process() -> None:

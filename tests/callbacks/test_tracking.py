@@ -6,7 +6,9 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -184,7 +186,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
 
 
 @contextlib.contextmanager
-def listening(answers: bytes | None) -> Iterator[str]:
+def listening(answers: bytes | None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The address of somebody that accepts every connection, and says the same to everyone, or nothing."""
     held = []
 
@@ -192,6 +194,11 @@ def listening(answers: bytes | None) -> Iterator[str]:
         with contextlib.suppress(OSError):
             while True:
                 connection = listener.accept()[0]
+                if tls is not None:
+                    try:
+                        connection = tls.wrap_socket(connection, server_side=True)
+                    except OSError:  # whoever asked trusts nobody here
+                        continue
                 held.append(connection)
                 if answers is not None:
                     connection.recv(65536)
@@ -200,7 +207,7 @@ def listening(answers: bytes | None) -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -230,11 +237,7 @@ def test_a_server_that_answers_and_then_falls_silent_costs_no_more(
 ) -> None:
     """The worst: all of the probe's time passes, and all of the start's."""
 
-    def answer_late() -> bool:
-        time.sleep(wandb_service.PROBE_SECONDS)
-        return True
-
-    monkeypatch.setattr(wandb_service, "is_reachable", answer_late)
+    monkeypatch.setattr(wandb_service, "_probe", lambda: time.sleep(wandb_service.PROBE_SECONDS))
     tracker = Timed()
     with listening(None) as address:
         log_in(monkeypatch, address)
@@ -262,6 +265,36 @@ def test_a_machine_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(wandb_service, "PROBE_SECONDS", 1.0)
     log_in(monkeypatch, "http://192.0.2.1")  # a documentation address: packets vanish
     assert wandb_service.why_not_online() == "http://192.0.2.1 does not answer from here"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@pytest.mark.parametrize("said", [{}, {"SSL_CERT_FILE": "certificate"}, {"WANDB_INSECURE_DISABLE_SSL": "true"}])
+def test_a_certificate_is_verified_unless_the_user_says_otherwise(
+    said: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(REFUSAL, make_certificate(tmp_path)) as address:
+        log_in(monkeypatch, address)
+        for name, value in said.items():
+            monkeypatch.setenv(name, value.replace("certificate", str(tmp_path / "both.pem")))
+        why = wandb_service.why_not_online()
+    if said:
+        assert why is None
+    else:
+        assert why is not None
+        assert why.startswith(f"{address}: its certificate is not trusted (self")
+        assert why.endswith("or set WANDB_INSECURE_DISABLE_SSL=true to trust whoever answers")
+
+
+def make_certificate(folder: Path) -> ssl.SSLContext:
+    """Of an authority that nobody knows, for 127.0.0.1."""
+    both = folder / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out", folder / "own.pem"]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    both.write_text((folder / "key.pem").read_text() + (folder / "own.pem").read_text())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    return context
 
 
 def test_the_login_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,24 @@ def test_offline_files_are_uploaded_whole_and_once(server: WandbServer, tmp_path
     assert sync.main([str(tmp_path)]) == 0
     assert only(server).rounds == [0, 1, 2, 3]
     assert only(server).name == wandb_run.identity(tmp_path)["id"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_server_that_vanishes_during_a_sync_ends_it_with_a_line(
+    recorded: bool, server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("method=fedpurin", *(["logger=wandb", "logger.wandb.mode=offline"] if recorded else []))
+    simulate(tmp_path, *options, "trainer.rounds=2")
+    server.on_stream = lambda _: threading.Thread(target=server.stop).start()
+    started = time.monotonic()
+    assert sync.main(["--timeout", "2", str(tmp_path)]) == 1
+    assert time.monotonic() - started < 60
+    assert "OSError: W&B's server has not answered for 2 s" in capsys.readouterr().err
+    server.on_stream = lambda _: None
+    server.start()
+    assert sync.main([str(tmp_path)]) == 0
+    assert only(server).rounds == [0, 1]
 
 
 def test_what_wandb_missed_is_replayed_once(server: WandbServer, tmp_path: Path) -> None:

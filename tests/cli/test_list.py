@@ -42,3 +42,9 @@ def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.Captu
     assert main(["list", str(tmp_path)]) == 2
     assert "no run in or below" in capsys.readouterr().err
     assert main(["list", str(tmp_path / "no")]) == 2
+
+
+def test_a_name_that_would_be_a_formula_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", 0.5, seed=1, choices={"method": "=1+1"})
+    assert main(["list", str(tmp_path), "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.5,1234000,2,done,'=1+1,digits,1,{tmp_path}/a"

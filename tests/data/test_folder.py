@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,11 +124,60 @@ def no_image(root: Path) -> str:
     return r"test/ant/1\.png cannot be decoded"
 
 
-@pytest.mark.parametrize("spoil", [no_train, no_classes, empty_class, other_classes, truncated, no_image])
+def bomb(root: Path) -> str:
+    """A file of 90 bytes that says it has 30,000 times 30,000 pixels."""
+    write_folder(root)
+    path = root / "train" / "ant" / "1.png"
+    write(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    return r"train/ant/1\.png cannot be decoded \((Image size \(900000000|it has 30000 x 30000 pixels)"
+
+
+def large(root: Path) -> str:
+    """PIL only warns of fewer than 179 million pixels."""
+    write_folder(root)
+    Image.new("1", (9_000, 8_000)).save(root / "train" / "ant" / "1.png")
+    return r"it has 9000 x 8000 pixels; more than 67,108,864 are not read"
+
+
+def link_out(root: Path) -> str:
+    write_folder(root / "data")
+    write(root / "secret.png")
+    (root / "data" / "train" / "ant" / "1.png").unlink()
+    (root / "data" / "train" / "ant" / "1.png").symlink_to(root / "secret.png")
+    return r"train/ant/1\.png leads to .*/secret\.png, out of the folder"
+
+
+def folder_link_out(root: Path) -> str:
+    write_folder(root / "data")
+    shutil.copytree(root / "data" / "train" / "ant", root / "elsewhere")
+    shutil.rmtree(root / "data" / "train" / "ant")
+    (root / "data" / "train" / "ant").symlink_to(root / "elsewhere")
+    return r"train/ant/.*png leads to .*/elsewhere/.*png, out of the folder"
+
+
+def test_links_inside_the_root_are_read(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    first = next((tmp_path / "train" / "ant").iterdir())
+    (tmp_path / "train" / "ant" / "again.png").symlink_to(first)
+    number = len(read(tmp_path).train.inputs)
+    (tmp_path / "train" / "ant" / "again.png").unlink()
+    assert number == len(read(tmp_path).train.inputs) + 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        no_train, no_classes, empty_class, other_classes, truncated, no_image, bomb, large, link_out, folder_link_out,
+    ],
+)  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
     message = spoil(tmp_path)
     with pytest.raises(ConfigError, match=message) as caught:
-        read(tmp_path)
+        read(tmp_path / "data" if (tmp_path / "data").is_dir() else tmp_path)
     assert len(str(caught.value).splitlines()) <= 2
 
 

@@ -149,10 +149,9 @@ def tear(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
-def mutate(run: Path, change: tuple[str, int, float, int]) -> None:
-    """One damage to one file or folder, chosen by numbers so that hypothesis can shrink it."""
+def mutate(run: Path, change: tuple[str, int, float, int], other: Path) -> None:
+    """One damage to one file or folder, chosen by numbers so that hypothesis can shrink it; `other` is another run."""
     kind, index, where, byte = change
-    _, _, other = prepared()
     paths = sorted(path for path in run.rglob("*") if path.is_file())
     if not paths:
         return
@@ -192,7 +191,7 @@ def check_mutated(run_dir: Path, damages: Damages, finished: bool) -> None:
 
     def damage(run: Path) -> Any:
         for change in damages:
-            mutate(run, change)
+            mutate(run, change, prepared()[2])
 
     try:
         result = resumed(whole.run_dir if finished else parts, run_dir, damage)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from fedpurin import ConfigError
 from fedpurin.local.client import Client
 from fedpurin.local.store import DiskStore
 from fedpurin.run.checkpoint import find_all
+from fedpurin.run.place import FolderError
 from tests.integration.test_resume import CLI, assert_same, assert_same_folders
 from tests.methods.tiny import simulate
 
@@ -58,8 +60,23 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     fill(disk, but=64 * 1024)  # enough for the growing files, not for a checkpoint
     result = simulate(disk / "run", *OPTIONS)
     assert_same(whole, result)
-    assert "No space left on device; the one before it stands, the run goes on" in caplog.text
+    said = (
+        r"not written: No space left on device: it takes about [\d.]+ kB, [\d.]+ k?B are free; the one before it stands"
+    )
+    assert re.search(said, caplog.text)
     assert find_all(disk / "run") == []
+
+
+def test_once_there_is_space_the_next_checkpoint_is_written(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class MakesSpace:
+        def on_round_start(self, federation: fedpurin.Federation) -> None:
+            if len(federation.history) == 2:
+                (disk / "filler").unlink()
+
+    fill(disk, but=64 * 1024)
+    simulate(disk / "run", *OPTIONS, "checkpoint.keep=9", callbacks=[MakesSpace()])
+    assert [checkpoint.rounds_done for checkpoint in find_all(disk / "run")] == [4, 3]
+    assert caplog.text.count("not written: No space left on device") == 2
 
 
 def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tmp_path: Path) -> None:
@@ -71,7 +88,8 @@ def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tm
                 fill(disk)
 
     whole = simulate(tmp_path / "whole", *OPTIONS)
-    with pytest.raises(OSError, match="No space left on device"):
+    said = r"can no longer be written: No space left on device \(.* free there; .*\); make space, then `fedpurin resume"
+    with pytest.raises(FolderError, match=said):
         simulate(disk / "run", *OPTIONS, callbacks=[Fills()])
     (disk / "filler").unlink()
     assert_same(whole, simulate(disk / "run", *OPTIONS, "resume=auto"))
