@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (hidden := hidden_companions()) is not None:
         print(f"fedpurin: {hidden}", file=sys.stderr)
     try:
+        if loads_torch(arguments) and is_first_process():
+            print("fedpurin: loading PyTorch ...", file=sys.stderr, flush=True)
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0])(arguments[1:])
         if arguments in (["--help"], ["-h"], ["help"]):
@@ -57,6 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fedpurin: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def loads_torch(arguments: Sequence[str]) -> bool:
+    """Whether seconds will pass before anything can be said: the user's first look at a new machine takes many."""
+    if "torch" in sys.modules or {"-h", "--help", "help", "--version"} & set(arguments):
+        return False
+    if arguments and arguments[0] in COMMANDS:
+        return len(arguments) > 1 and arguments[0] in ("partition", "select", "resume", "export")
+    return not {"--cfg", "-c", "--info", "-i", "--hydra-help"} & set(arguments)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -163,6 +174,7 @@ COMMAND_MODULES = {
     "sync": "fedpurin.cli.sync",
     "new": "fedpurin.cli.new",
     "reproduce": "fedpurin.cli.reproduce",
+    "completion": "fedpurin.cli.completion",
 }
 
 

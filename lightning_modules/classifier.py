@@ -6,12 +6,15 @@ on which data (fedpurin/local/trainer.py). Any other LightningModule with the sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lightning_modules.backbones.options import of_options
 
 Batch = tuple[Tensor, Tensor]
 """Inputs [batch, ...] and class numbers [batch]."""
@@ -20,14 +23,21 @@ Batch = tuple[Tensor, Tensor]
 class ImageClassifier(LightningModule):
     """Cross-entropy of `backbone(x)`, logits [batch, classes], under SGD.
 
+    A mapping as `backbone` names one of ours, as exported checkpoints do.
+
     `training_step` logs nothing: through Fabric each `self.log` would cost a step a synchronisation of the device.
     """
 
     def __init__(
-        self, backbone: nn.Module, *, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0
+        self,
+        backbone: nn.Module | Mapping[str, Any],
+        *,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone if isinstance(backbone, nn.Module) else of_options(backbone)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ def main(arguments: Sequence[str]) -> int:
         prog="fedpurin export",
         description="Write one client's personalised model from a run's newest sound checkpoint, as\n"
         "  client-ID.safetensors   safetensors.torch.load_file(path)  ->  module.load_state_dict(...)\n"
-        "  client-ID.ckpt          MyModule.load_from_checkpoint(path), or torch.load(path)['state_dict']",
+        "  client-ID.ckpt          MyModule.load_from_checkpoint(path), or torch.load(path)['state_dict'];\n"
+        "                          torch.load(path)['fedpurin'] holds the normalisation of the inputs, the\n"
+        "                          client's test samples (test_indices), and what was measured on them",
         epilog="Examples:\n"
         "  fedpurin export outputs/2026-05-04/10-15-00 --client 3\n"
         "  fedpurin export runs/a --client 3 --rounds 100 --output models/   an older checkpoint",
@@ -38,10 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from fedpurin.run.export import personal_model
+    from fedpurin.run.export import personal_model, personal_use
 
     checkpoint = find(given.run_dir, given.rounds)
-    model = personal_model(checkpoint, given.client)
+    model, use = personal_model(checkpoint, given.client), personal_use(checkpoint, given.client)
     folder: Path = given.output or given.run_dir / "export"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,13 +56,39 @@ def main(arguments: Sequence[str]) -> int:
             "pytorch-lightning_version": metadata.version("lightning"),
             "epoch": 0,
             "global_step": 0,
-            "fedpurin": about,
+            "hyper_parameters": use.get("hyper_parameters", {}),
+            "fedpurin": about | use,
         }
+        if use.get("hparams_name"):
+            lightning["hparams_name"] = use["hparams_name"]
         torch.save(lightning, f"{stem}.ckpt")
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from None
     print(f"client {given.client} after {checkpoint.rounds_done} rounds: {stem}.safetensors, {stem}.ckpt")
+    for line in how_to_use(use, Path(f"{stem}.ckpt")):
+        print(f"  {line}")
     return 0
+
+
+def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
+    """What the user has to do for the model to give what was measured; nothing of a checkpoint that does not tell."""
+    if "class" not in use:
+        return []
+    name = use["class"].rpartition(".")[2]
+    lacking = "".join(f", {argument}=..." for argument in use["not_stored"])
+    strict = ", strict=False" if use["added_keys"] else ""
+    lines = [f"load:          {name}.load_from_checkpoint({str(path)!r}{lacking}{strict})"]
+    if use["added_keys"]:
+        lines.append(f"               (the method added {', '.join(use['added_keys'])}, which {name} does not have)")
+    if (scale := use["normalisation"]) is None:
+        lines.append("inputs:        as the data set gives them")
+    else:
+        mean, std = ([round(value, 4) for value in scale[part]] for part in ("mean", "std"))
+        lines.append(f"inputs:        (pixel - mean) / std for each channel, pixels 0-255, mean {mean}, std {std}")
+    measured = ", ".join(f"{stem} {value:.4g}" for stem, value in use["measured"].items() if value is not None)
+    on = f"{len(use['test_indices'])} test samples (test_indices)"
+    lines.append(f"measured:      {measured} on its {on}" if measured else f"its test data: {on}")
+    return lines
 
 
 def _umask() -> int:

@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": "run the studies behind docs/results.md again and compare",
     "sync": "upload runs to W&B that were recorded offline or in part",
     "new": "write a method, model or callback to start from: code, YAML, test",
+    "completion": "a script for bash or zsh: the tab key completes commands and options",
 }
 
 EXAMPLES = """\
@@ -86,6 +87,7 @@ Commands
 
 Sweeps: -m runs every combination of comma-separated values (Hydra multirun).
 Several processes: trainer.devices=2, or torchrun --nproc-per-node 2 -m fedpurin ...
+Tab key: fedpurin completion bash > ~/.fedpurin-completion; source it in ~/.bashrc.
 A run folder (hydra.run.dir, default outputs/DATE/TIME) gets metrics.jsonl, clients.csv,
 summary.json, config.yaml and the log. Mistakes end with exit code 2 and one or two
 lines; HYDRA_FULL_ERROR=1 shows the traceback.

@@ -31,6 +31,7 @@ from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method
 from fedpurin.run.checkpointer import Checkpointer
 from fedpurin.run.data_digest import describe_data
+from fedpurin.run.export import describe_use
 from fedpurin.run.first_weights import PrivateStart, check_can_be_drawn, drawn_anew, private_segments
 from fedpurin.run.launch import make_fabric
 from fedpurin.run.listeners import check_callbacks, remarks
@@ -133,12 +134,14 @@ def _assemble(
         "padding": data.padding,
     }
     roles, users = Roles(config.roles.head, config.roles.norm), module
+    before: list[tuple[type, set[str]]] = []  # the module's class and keys before the method's changes
 
     def new_module(*, draws_anew: bool = True) -> LightningModule:
         made = make_module(config.model, shape) if users is None else client_module(users, of_user=True)
         complete(made, data.train)
         if users is not None and draws_anew:
             drawn_anew(made)
+        before[:] = [(type(made), set(made.state_dict()))]
         return method.adapt(made, roles)
 
     seed_global(config.seed, "weights")
@@ -153,6 +156,8 @@ def _assemble(
     if users is not None:
         check_can_be_drawn(module, private)
     check_fit(module, data.train, data.test)
+    arguments = _with_shape(config.model, shape) if users is None else {}
+    checkpointer.use = describe_use(module, *before[0], arguments, data.train)
     check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
 

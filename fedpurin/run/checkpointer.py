@@ -22,6 +22,7 @@ from fedpurin.exchange import RankLostError
 from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.local.client import Client
+from fedpurin.methods import Method
 from fedpurin.metrics import ACCURACY, headline
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError, Writing, find_all, find_latest, prune, sync_files
 from fedpurin.run.data_digest import check_data
@@ -48,6 +49,8 @@ class Checkpointer(RunCallback):
         self.config, self.lock, self.folder = config, lock, folder
         self.data: dict[str, Any] = {}
         """What `describe_data` says of this start's data."""
+        self.use: dict[str, Any] = {}
+        """What `describe_use` says of the clients' module."""
         self._interruption: Interruption
         self._group: Any = None
         self._writing: Writing | None = None
@@ -95,7 +98,7 @@ class Checkpointer(RunCallback):
         if asynchronous is None:
             asynchronous = federation.trainer.vector.is_cuda
         tensors, state = collect(federation)
-        state["data"] = self.data
+        state["data"], state["use"] = self.data, self.use | {"measured_as": measured_as(federation.method)}
         self._writing = Writing(
             federation.run_dir, done, tensors, state, federation.processes,
             run_id=self.folder.run_id, group=self._group, asynchronous=asynchronous,
@@ -255,10 +258,18 @@ def restore(federation: Federation, checkpoint: Checkpoint, state: Mapping[str, 
     federation.history[:] = history if federation.processes.rank == 0 else []
 
 
+def measured_as(method: Method) -> str | None:
+    """Which variant of the evaluation measures the vector that a checkpoint holds as a client's own; None: neither."""
+    kind = type(method)
+    if kind.merged is Method.merged:
+        return "merged"
+    return "personalized" if kind.personalized is Method.personalized else None
+
+
 def client_tensors(client: Client) -> dict[str, Tensor]:
     """A client's state as flat keys. All buffers travel as one tensor of bytes: a thousand small ones are slow."""
     prefix = f"client/{client.id}"
-    tensors = {f"{prefix}/vector": client.vector}
+    tensors = {f"{prefix}/vector": client.vector, f"{prefix}/test_indices": client.test_indices}
     if client.buffers:
         tensors[f"{prefix}/buffers"] = torch.cat([as_bytes(buffer) for buffer in client.buffers.values()])
     if client.mask is not None:

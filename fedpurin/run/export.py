@@ -1,4 +1,5 @@
-"""Where each entry of a module's `state_dict` lies in a client's saved state, and the way back to a `state_dict`.
+"""Where each entry of a module's `state_dict` lies in a client's saved state, the way back to a `state_dict`, and what
+else somebody needs who uses the model elsewhere: the arguments of its class, what inputs are divided by, its test samples.
 
 Needs no configuration and builds no model: a checkpoint describes its own. Does not own: checkpoints (checkpoint.py), the
 command and its files (cli/export.py).
@@ -6,16 +7,22 @@ command and its files (cli/export.py).
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 
 from fedpurin.config import ConfigError
+from fedpurin.data import Pool, Samples
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.run.checkpoint import Checkpoint
+
+BACKBONES = "lightning_modules.backbones."
+"""Networks that our own modules make of a mapping; a checkpoint that named any other would run somebody's code."""
 
 Entry = dict[str, Any]
 """{"in": "vector", "at": elements} or {"in": "buffers", "at": bytes} or {"in": "fixed"}; with "shape" and "dtype"."""
@@ -44,6 +51,60 @@ def describe_module(trainer: LocalTrainer) -> tuple[dict[str, Entry], dict[str, 
             fixed[f"module/{key}"] = value.detach()
         entries[key] = entry
     return entries, fixed
+
+
+def describe_use(
+    module: LightningModule, own: type, own_keys: Collection[str], arguments: Mapping[str, Any], samples: Samples
+) -> dict[str, Any]:
+    """What a module and its data need elsewhere, as JSON takes it.
+
+    Args:
+        own: the module's class before the method mixed another into it.
+        own_keys: names of its `state_dict` then.
+        arguments: what the class was called with, where its `save_hyperparameters` does not tell.
+    """
+    is_its_class = str(arguments.get("_target_", "")).endswith(f".{own.__name__}")
+    given = dict(module.hparams) or (
+        {key: value for key, value in arguments.items() if key != "_target_"} if is_its_class else {}
+    )
+    stored = {key: value for key, value in given.items() if _is_plain(value)}
+    parameters = inspect.signature(own.__init__).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    whole = getattr(module, "_hparams_name", None) if module.hparams else None  # save_hyperparameters(options)
+    mean, std = (samples.mean, samples.std) if isinstance(samples, Pool) else (None, None)
+    return {
+        "class": f"{own.__module__}.{own.__qualname__}",
+        "hyper_parameters": stored,
+        "hparams_name": whole,
+        "not_stored": sorted((given.keys() | set(needed) - {whole}) - stored.keys()),
+        "added_keys": sorted(module.state_dict().keys() - set(own_keys)),
+        "normalisation": None if mean is None or std is None else {"mean": mean.tolist(), "std": std.tolist()},
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is the same after JSON and names no class but a backbone of ours."""
+    if isinstance(value, Mapping):
+        is_ours = str(value.get("_target_", BACKBONES)).startswith(BACKBONES)
+        return is_ours and all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def personal_use(checkpoint: Checkpoint, client: int) -> dict[str, Any]:
+    """What `describe_use` said, with the client's test samples and what the exported model was measured at on them.
+
+    A checkpoint of an earlier version says less.
+    """
+    state = checkpoint.read_state()
+    use: dict[str, Any] = dict(state.get("use") or {})
+    tensors = checkpoint.read_tensors(lambda key: key == f"client/{client}/test_indices")
+    use["test_indices"] = [index for tensor in tensors.values() for index in tensor.tolist()]
+    suffix = f"/{use.get('measured_as')}"
+    measured = state["metrics"].get(str(client), {})
+    use["measured"] = {name.removesuffix(suffix): value for name, value in measured.items() if name.endswith(suffix)}
+    return use
 
 
 def personal_model(checkpoint: Checkpoint, client: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedpurin.__main__ import main
+from fedpurin.data import Pool, load
+from fedpurin.run.compose import compose_config
+from lightning_modules import ImageClassifier
 from tests.methods.tiny import TEST, Tiny, simulate
 
 
@@ -57,3 +61,60 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         capsys.readouterr()
         assert main(["export", str(tmp_path), *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+class Sized(Tiny):
+    """A class with arguments, one of which is a network."""
+
+    def __init__(self, width: int = 2, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(6, width), head or nn.Linear(width, 3))
+
+
+def test_the_arguments_of_a_module_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(tmp_path, "method=local", "checkpoint.every=2", module=Sized(width=7))
+    assert main(["export", str(tmp_path), "--client", "0"]) == 0
+    path = tmp_path / "export" / "client-0.ckpt"
+    assert f"Sized.load_from_checkpoint({str(path)!r})" in capsys.readouterr().out
+    assert Sized.load_from_checkpoint(path, weights_only=True).net[0].out_features == 7
+
+
+def test_an_argument_that_cannot_be_stored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(tmp_path, "method=local", "checkpoint.every=2", module=Sized(width=4, head=nn.Linear(4, 3)))
+    assert main(["export", str(tmp_path), "--client", "0"]) == 0
+    assert "client-0.ckpt', head=...)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ditto"])
+def test_the_reported_accuracy_can_be_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    options = [
+        "trainer.rounds=1", "trainer.accelerator=cpu", "partition.num_clients=2", "partition.train_per_client=60",
+        "callbacks.progress=null", f"method={method}", "model=mlp", f"hydra.run.dir={tmp_path}",
+    ]  # fmt: skip
+    assert main(options) == 0
+    assert main(["export", str(tmp_path), "--client", "1"]) == 0
+    out = capsys.readouterr().out
+    path = tmp_path / "export" / "client-1.ckpt"
+    about = torch.load(path, weights_only=True)["fedpurin"]
+    config = compose_config(options)[0]
+    pool = load(config.data, config.seed).test
+    assert isinstance(pool, Pool)
+    mean, std = (torch.tensor(about["normalisation"][part]) for part in ("mean", "std"))
+    chosen = torch.tensor(about["test_indices"])
+    x = (pool.inputs[chosen].float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    module = ImageClassifier.load_from_checkpoint(path, weights_only=True).cpu().eval()
+    accuracy = float((module(x).argmax(1) == pool.labels[chosen]).float().mean())
+    with (tmp_path / "clients.csv").open() as file:
+        row = [row for row in csv.DictReader(file) if row["client"] == "1"][-1]
+    reported = float(row["accuracy/merged" if method == "fedavg" else "accuracy/personalized"])
+    assert accuracy == pytest.approx(reported, abs=1e-6)
+    assert about["measured"]["accuracy"] == reported
+    assert f"accuracy {reported:.4g} on its {len(chosen)} test samples" in out
+
+
+def test_a_backbone_of_somebody_elses_is_not_called() -> None:
+    with pytest.raises(ValueError, match=r"os\.getcwd is none of lightning_modules\.backbones"):
+        ImageClassifier({"_target_": "os.getcwd"})

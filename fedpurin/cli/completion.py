@@ -1,0 +1,99 @@
+"""`fedpurin completion bash|zsh`: a script that completes commands, options and choices in the shell itself.
+
+Owns: the words, and the script around them. Does not own: the commands' flags, which a test compares with this table.
+The script starts no Python, so completion is instant; it knows what was there when it was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+FLAGS = {
+    "report": "--out --x --at-bytes --style --width --font --font-size",
+    "partition": "--out",
+    "select": "--scores --model --sizes --cutoff --order --num-classes --in-channels --seed --program --tau "
+    "--density-floor --density-ceiling --budget --value-dtype --exchange --solver --no-reduce --gap-tolerance "
+    "--time-limit --save-mask",
+    "resume": "--trust",
+    "export": "--client --rounds --output",
+    "sweep": "status expand --all --count --seed",
+    "list": "--sort --reverse --csv",
+    "reproduce": "--quick --jobs --status --expand --runs --out",
+    "sync": "--project --entity",
+    "new": "method model callback --into",
+    "completion": "bash zsh",
+}
+"""What may follow each command, beside folders, files and (partition, resume) options of a run."""
+TAKES_OPTIONS = ("partition", "resume")
+OF_HYDRA = "--help --version --multirun --cfg"
+
+ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+SCRIPT = """\
+# fedpurin: completion of commands, option=value and flags (made by `fedpurin completion bash`)
+_fedpurin() {{
+    local word="${{COMP_LINE:0:COMP_POINT}}" words start
+    word="${{word##* }}"
+    local options="{options}"
+    if (( COMP_CWORD == 1 )); then
+        words="{commands} {of_hydra} $options"
+    else
+        case "${{COMP_WORDS[1]}}" in
+{cases}
+            *) words="$options {of_hydra}" ;;
+        esac
+    fi
+    start="${{word%"${{word##*[=:]}}"}}"
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    if (( ${{#COMPREPLY[@]}} == 0 )); then
+        COMPREPLY=($(compgen -f -- "${{word##*=}}"))
+        compopt -o filenames 2> /dev/null
+        return
+    fi
+    [[ ${{COMPREPLY[0]}} == *= ]] && compopt -o nospace 2> /dev/null
+    COMPREPLY=("${{COMPREPLY[@]#"$start"}}")  # the shell has what stands before `=` already
+}}
+complete -F _fedpurin fedpurin
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`fedpurin completion SHELL`."""
+    parser = argparse.ArgumentParser(
+        prog="fedpurin completion",
+        description="Print a script that completes commands, options and choices with the tab key.",
+        epilog="bash:  fedpurin completion bash > ~/.fedpurin-completion && echo '. ~/.fedpurin-completion' >> ~/.bashrc\n"
+        "zsh:   fedpurin completion zsh > ~/.fedpurin-completion && echo '. ~/.fedpurin-completion' >> ~/.zshrc",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell that will read it")
+    print(script(parser.parse_args(list(arguments)).shell), end="")
+    return 0
+
+
+def script(shell: str) -> str:
+    """The whole script; zsh runs bash's by its own emulation."""
+    from fedpurin.run.compose import compose_config, config_groups
+
+    groups = [f"{group}={choice}" for group, choices in config_groups().items() for choice in choices]
+    options = [f"{name}=" for name in option_names(compose_config([])[0].to_mapping())]
+    cases = "\n".join(
+        f'            {name}) words="{flags} --help{" $options" if name in TAKES_OPTIONS else ""}" ;;'
+        for name, flags in FLAGS.items()
+    )
+    body = SCRIPT.format(
+        options=" ".join(sorted({*groups, *options})), commands=" ".join(FLAGS), of_hydra=OF_HYDRA, cases=cases
+    )
+    return (ZSH if shell == "zsh" else "") + body
+
+
+def option_names(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of a configuration's single values."""
+    for key, value in mapping.items():
+        if key in ("choices", "_target_", "name") or (not prefix and key in ("callbacks", "logger")):
+            continue
+        if isinstance(value, Mapping):
+            yield from option_names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
