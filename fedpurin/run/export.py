@@ -68,8 +68,8 @@ def describe_use(
         {key: value for key, value in arguments.items() if key != "_target_"} if is_its_class else {}
     )
     stored = {key: value for key, value in given.items() if _is_plain(value)}
-    parameters = inspect.signature(own.__init__).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    parameters = inspect.signature(own).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     whole = getattr(module, "_hparams_name", None) if module.hparams else None  # save_hyperparameters(options)
     mean, std = (samples.mean, samples.std) if isinstance(samples, Pool) else (None, None)
     return {

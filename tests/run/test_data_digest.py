@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 import fedpurin
@@ -119,3 +120,35 @@ def test_a_partition_that_alone_changes_is_refused(tmp_path: Path) -> None:
     dealt["train"][1] = [4, 5, 6, 8]
     with pytest.raises(ConfigError, match="clients hold other samples than they did"):
         simulate("trainer.rounds=3", "resume=auto")
+
+
+def test_a_changed_image_or_label_file_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, run_dir = tmp_path / "images", tmp_path / "run"
+    for split in ("train", "test"):
+        for number in range(16):
+            path = root / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), number * 9).save(path)
+    options = [
+        "data=image_folder", f"data.root={root}", "model=mlp", "method=local", "partition=iid", "partition.num_clients=2",
+        "partition.train_per_client=null", "partition.test_per_client=null", "trainer.rounds=1",
+        "trainer.local_epochs=1", "trainer.accelerator=cpu", "callbacks.progress=null",
+    ]  # fmt: skip
+    assert main([*options, f"hydra.run.dir={run_dir}"]) == 0
+    dealt = (run_dir / "partition.json").read_bytes()
+
+    def resumed() -> str:
+        capsys.readouterr()
+        assert main(["resume", str(run_dir), "trainer.rounds=2"]) == 2
+        return capsys.readouterr().err
+
+    image = root / "train" / "a" / "2.png"
+    before = image.read_bytes()
+    Image.new("L", (8, 8), 255).save(image)
+    assert "the training inputs are not what they were" in resumed()
+    image.write_bytes(before)
+    other = image.rename(root / "train" / "b" / "2.png")  # a label is the name of a folder
+    assert "the training labels are not what they were" in resumed()
+    other.rename(image)
+    assert (run_dir / "partition.json").read_bytes() == dealt
+    assert main(["resume", str(run_dir), "trainer.rounds=2"]) == 0
