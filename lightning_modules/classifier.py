@@ -14,7 +14,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.backbones.options import of_options
+from lightning_modules.backbones import of_options
 
 Batch = tuple[Tensor, Tensor]
 """Inputs [batch, ...] and class numbers [batch]."""

@@ -7,6 +7,7 @@ image (images.py).
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,8 +79,16 @@ def read_image_folder(config: DataConfig) -> tuple[Split, Split, Sequence[str], 
         _in_threads(decode, list(enumerate(paths)))
         places = {name: number for number, name in enumerate(names)}
         splits.append((images, torch.tensor([places[name] for name in files[split].classes])))
-    owners = (np.array(files["train"].owners), np.array(files["test"].owners)) if clients else None
-    return splits[0], splits[1], names, owners
+    owners = None
+    if clients:
+        train, test = ([_as_utf8(name) for name in files[split].owners] for split in SPLITS)
+        owners = (np.array(train), np.array(test))
+    return splits[0], splits[1], [_as_utf8(name) for name in names], owners
+
+
+def _as_utf8(name: str) -> str:
+    """A folder's name, the same in every locale: Python reads it with the terminal's encoding, and it is UTF-8 on disk."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _clients_of(root: Path) -> list[str]:
