@@ -23,6 +23,9 @@ COMMANDS = {
     "completion": "a script for bash or zsh: the tab key completes commands and options",
 }
 
+HYDRA_TAKES = ("config", "cfg", "info", "package", "c", "i", "p")
+"""Hydra's own flags with a value, `--cfg=job`; those with a dash in their name are no option of ours either."""
+
 EXAMPLES = """\
   fedpurin                                        10 clients on digits, FedPURIN
   fedpurin method=fedavg seed=3                   another method, another seed
@@ -32,12 +35,17 @@ EXAMPLES = """\
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Refuse a first word that is neither a command nor an override.
+    """Refuse a first word that is neither a command nor an override, and options that are written otherwise.
 
     Raises:
-        ConfigError: names the commands.
+        ConfigError: names the commands, or how an option is written.
     """
+    for argument in arguments:
+        if (match := re.match(r"--?([A-Za-z][\w.]*)=", argument)) and match[1] not in HYDRA_TAKES:
+            raise ConfigError(f"{argument}: an option is written without dashes: {argument.lstrip('-')}")
     word = arguments[0] if arguments else ""
+    if arguments[1:2] and arguments[1].startswith("="):
+        raise ConfigError(f"{' '.join(arguments)}: an option is written without spaces: {''.join(arguments[:3])}")
     if re.fullmatch(r"[A-Za-z][A-Za-z_-]*", word):
         known = ", ".join(COMMANDS)
         raise ConfigError(

@@ -59,6 +59,8 @@ def read_image_folder(config: DataConfig) -> tuple[Split, Split, Sequence[str], 
     if config.root is None:
         raise ConfigError(f"data.root=null: data=image_folder needs the folder, laid out as {_LAYOUT}")
     root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"data.root={root}: there is no such folder; it must be laid out as {_LAYOUT}")
     clients = [] if (root / "train").is_dir() or (root / "test").is_dir() else _clients_of(root)
     files = {split: _list_of_clients(root, clients, split) if clients else _list(root, split) for split in SPLITS}
     _check_classes(root, *(set(files[split].classes) for split in SPLITS), of_clients=bool(clients))

@@ -19,7 +19,7 @@ BATCH_HOOKS = (
 )  # fmt: skip
 """Called around every step, in Lightning's order, where the module has its own."""
 NOT_CALLED = (
-    "optimizer_step", "optimizer_zero_grad", "backward", "configure_callbacks",
+    "optimizer_step", "optimizer_zero_grad", "backward", "configure_callbacks", "configure_sharded_model",
     "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "prepare_data",
     "on_validation_start", "on_validation_end", "on_validation_batch_start", "on_validation_batch_end",
 )  # fmt: skip

@@ -23,6 +23,7 @@ IGNORED = (
     "train_dataloader", "val_dataloader", "test_dataloader", "teardown", "on_save_checkpoint", "on_load_checkpoint",
     "on_sanity_check_start", "on_sanity_check_end", "on_validation_model_eval", "on_validation_model_train",
     "on_validation_model_zero_grad", "on_test_epoch_start", "on_test_epoch_end", "on_test_start", "on_test_end",
+    "on_test_batch_start", "on_test_batch_end", "on_test_model_eval", "on_test_model_train",
 )  # fmt: skip
 """A module may have them, and nothing calls them here."""
 _HOOKS = sorted({name for name in dir(lightning.Callback) if name.startswith("on_")} - {"on_fit_end"} | {"setup"})

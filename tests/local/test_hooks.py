@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 
 from fedpurin.config import ConfigError
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import BATCH_HOOKS
+from fedpurin.local.hooks import BATCH_HOOKS, NOT_CALLED
 from fedpurin.run.build import build
+from fedpurin.run.listeners import IGNORED
 from tests.methods.tiny import TEST, TRAIN, Plain, composed
 
 
@@ -59,3 +61,13 @@ def test_a_hook_that_is_not_called_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="Warm overrides optimizer_step"):
         build(composed("local"), tmp_path, module=Warm(), train=TRAIN, test=TEST)
+
+
+def test_every_hook_that_lightning_documents_for_fitting_is_called_refused_or_named() -> None:
+    documented = {name for kind in (ModelHooks, DataHooks, CheckpointHooks) for name in vars(kind) if name[0] != "_"}
+    called = {
+        "setup", "configure_model", "on_fit_start", "on_fit_end", "on_train_start", "on_train_end",
+        "on_train_epoch_start", "on_train_epoch_end", "on_validation_epoch_start", "on_validation_epoch_end",
+    }  # fmt: skip
+    known = called | {*BATCH_HOOKS, *NOT_CALLED, *IGNORED}
+    assert {name for name in documented - known if "predict" not in name} == set()
