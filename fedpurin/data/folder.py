@@ -83,7 +83,7 @@ def read_image_folder(config: DataConfig) -> tuple[Split, Split, Sequence[str], 
         splits.append((images, torch.tensor([places[name] for name in files[split].classes])))
     owners = None
     if clients:
-        train, test = ([_as_utf8(name) for name in files[split].owners] for split in SPLITS)
+        train, test = ([_as_utf8(name) for name in files[split].owners or ()] for split in SPLITS)
         owners = (np.array(train), np.array(test))
     return splits[0], splits[1], [_as_utf8(name) for name in names], owners
 
