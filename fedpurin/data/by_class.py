@@ -6,7 +6,8 @@ Owns: the draw of `partition=dirichlet_by_class` and its refusals. Does not own:
 For class k, p_k ~ Dir(α · 1) over the clients; client i gets p_ki of its training and of its test samples, rounded by
 largest remainder: splitting the pooled data would give the same expectation, and keeps no published test set apart.
 Client sizes follow from the draw, so no volume is chosen; the whole draw is repeated until every client has at least
-`partition.volume.floor` training samples and a test sample (Li et al., ICDE 2022, arXiv 2102.02079, with 10).
+`partition.volume.floor` training samples and a test sample (Li et al., ICDE 2022, arXiv 2102.02079; their code has 10).
+Their code and PFLlib besides leave a client out of further classes once it has the mean number of samples; ours does not.
 """
 
 from __future__ import annotations

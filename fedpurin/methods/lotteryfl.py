@@ -1,13 +1,12 @@
 """LotteryFL (Li et al., SEC 2021, arXiv 2008.03371, Algorithm 1): each client looks for its own lottery ticket.
 
 Shares every trainable parameter of the client's ticket m_i. Where the model that a client has received is accurate enough,
-and less than `target` is pruned, the client prunes the smallest `rate` of its remaining weights, of all tensors together,
-and starts again from the initial weights θ_0; otherwise it trains on:
+and less than `target` is pruned, the client prunes of each weight tensor the smallest `rate` of what remains, and starts
+again from the initial weights θ_0; otherwise it trains on:
     m_i ← m_i without the smallest of w ⊙ m_i,  w_i ← SGD from θ_0 ⊙ m_i      or      w_i ← SGD from w ⊙ m_i
     w_q ← mean of w_i,q over the clients whose tickets have q
-The paper measures that accuracy on validation data, which a client does not have here: it is `accuracy/merged` as last
-measured, on test data (`trainer.evaluate_every`); `accuracy: 0` leaves test data out of it. The mean's divisor is taken
-from re-implementations; the authors' code was not to be had.
+The paper measures that accuracy on validation data, which a client does not have here: as in its public code it is on
+test data, here `accuracy/merged` as last measured (`trainer.evaluate_every`); `accuracy: 0` leaves test data out of it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fedpurin.exchange import Exchange
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, Round
-from fedpurin.methods.partial import Partial, weight_matrices
+from fedpurin.methods.partial import Partial, weight_matrices, without_smallest
 from fedpurin.space import Layout
 
 
@@ -61,13 +60,11 @@ class LotteryFL(Partial):
         weights = torch.zeros_like(kept)
         for segment in segments:
             weights[segment.slice] = True
-        alive = torch.nonzero(kept & weights).squeeze(1)
-        pruned = 1.0 - len(alive) / int(weights.sum())
+        pruned = 1.0 - int((kept & weights).sum()) / int(weights.sum())
         is_accurate = self.accuracy == 0 or client.metrics.get("accuracy/merged", 0.0) >= self.accuracy
         if pruned >= self.target or not is_accurate:
             return
-        smallest = client.vector.abs()[alive].topk(int(self.rate * len(alive)), largest=False).indices
-        kept[alive[smallest]] = False
+        kept = without_smallest(client.vector.abs(), kept, self.rate, [segment.slice for segment in segments])
         client.store("kept", kept.float())
         client.vector[: self._shared.length] = self._initial * kept[: self._shared.length]
 

@@ -184,7 +184,8 @@ def lotteryfl(peers: list[Peer], round_number: int, rate: float = 0.2) -> None:
     for peer in peers:
         if round_number > 0:
             received = parameters(peer.net)
-            peer.named = prune(received, peer.named, rate, [*filter(is_weight, received)])
+            for weight in filter(is_weight, received):
+                peer.named = prune(received, peer.named, rate, [weight])
             for name, p in peer.net.named_parameters():
                 p.data = peers[0].initial[name] * peer.named[name]
         fit_elements(peer, round_number, peer.named)
