@@ -194,7 +194,9 @@ def test_every_option_is_in_the_yaml(method: str) -> None:
     named = {field.name for field in fields(made)}
     assert named == options.keys() - {"_target_"}
     if method != "fedpurin_recommended":
-        linked = {"anneal_rounds": 100} if method == "fedspa" else {}  # follows another option, trainer.rounds
+        linked = (
+            {"anneal_rounds": 100} if method in ("fedspa", "dispfl") else {}
+        )  # follows another option, trainer.rounds
         assert dataclasses.replace(made, **linked) == type(made)(), "the YAML repeats the class's defaults"
 
 
