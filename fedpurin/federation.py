@@ -66,6 +66,7 @@ class Federation:
     first_round: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     moved_bytes: int = 0
+    _named_idle: bool = field(default=False, init=False)
 
     def run(self) -> list[dict[str, Any]]:
         """Run the rounds that are left and return the history."""
@@ -105,6 +106,7 @@ class Federation:
                 fits |= zip((client.id for client in block), self.executor.fit(block, plans, number), strict=True)
                 if evaluates:
                     self._evaluate([client for client in block if fits[client.id].diverged is None], "personalized")
+            self._name_idle(block, fits, number)
             for client in block:
                 self._call("on_client_end", client=client)
 
@@ -151,6 +153,17 @@ class Federation:
         if number + 1 == self.config.trainer.rounds:
             return []
         return [self.clients[client_id] for client_id in self._sample(number + 1) if client_id in self.clients]
+
+    def _name_idle(self, block: Sequence[Client], fits: Mapping[int, FitResult], number: int) -> None:
+        """Say once a run and rank that somebody took no step: `training_step` may skip batches, but hardly all."""
+        idle = [client.id for client in block if fits[client.id].num_steps == 0 and fits[client.id].diverged is None]
+        if idle and not self._named_idle:
+            self._named_idle = True
+            log.warning(
+                "client %d took no step in round %d: training_step returned None for all of its batches",
+                idle[0],
+                number + 1,
+            )
 
     def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
         """Agree over all ranks on who goes on, and name the others."""

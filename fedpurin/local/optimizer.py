@@ -6,6 +6,7 @@ not own: the batch loop (`trainer.py`), the optimizer of a cohort (`stack.py`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,12 @@ def configured(module: LightningModule) -> Optimization:
     if not isinstance(found, torch.optim.Optimizer):
         raise ConfigError(
             f"model: configure_optimizers of {name} returned {type(found).__name__}; a client needs one torch optimizer"
+        )
+    closure = inspect.signature(found.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(
+            f"model: {type(found).__name__} of {name} evaluates the loss several times a step (closure), which clients' "
+            "fits do not do; take an optimizer that steps once a batch"
         )
     return Optimization(found, tuple(_schedule(item, monitor, name) for item in schedulers))
 

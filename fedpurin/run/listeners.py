@@ -15,10 +15,21 @@ from lightning import LightningModule
 from fedpurin.config import ConfigError
 from fedpurin.local.hooks import overridden
 
+_EPOCHS = "clients fit trainer.local_epochs epochs in each of trainer.rounds rounds; leave it out"
+_STEPS = "it needs a Trainer's loop; write what it does into the module's own hooks, or leave it out"
 REFUSED = {
-    "EarlyStopping": "clients fit trainer.local_epochs epochs in each of trainer.rounds rounds; leave it out",
+    "EarlyStopping": _EPOCHS,
+    "Timer": _EPOCHS,
     "ModelCheckpoint": "fedpurin saves every checkpoint.every rounds and keeps the best by checkpoint.monitor; leave it out",
+    "GradientAccumulationScheduler": _STEPS,
+    "StochasticWeightAveraging": _STEPS,
+    "WeightAveraging": _STEPS,
+    "BaseFinetuning": _STEPS,
+    "ModelPruning": _STEPS,
+    "BatchSizeFinder": _STEPS,
+    "LearningRateFinder": _STEPS,
 }
+"""Would change what is learned or kept; by the name of the class, or of one that it inherits from."""
 IGNORED = (
     "train_dataloader", "val_dataloader", "test_dataloader", "teardown", "on_save_checkpoint", "on_load_checkpoint",
     "on_sanity_check_start", "on_sanity_check_end", "on_validation_model_eval", "on_validation_model_train",
@@ -31,12 +42,14 @@ _HOOKS = sorted({name for name in dir(lightning.Callback) if name.startswith("on
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> None:
-    """Refuse callbacks that would end or save what is not theirs here.
+    """Refuse callbacks that would change what is learned, ended or saved, if anybody called them here.
 
     Raises:
-        ConfigError: an EarlyStopping or a ModelCheckpoint, of `lightning` or of `pytorch_lightning`.
+        ConfigError: one of `REFUSED`, of `lightning` or of `pytorch_lightning`; a class in an object's place.
     """
     for callback in callbacks:
+        if isinstance(callback, type):
+            raise ConfigError(f"callbacks: {callback.__name__} is a class; pass an object of it: {callback.__name__}()")
         for base in type(callback).__mro__:
             if base.__name__ in REFUSED and base.__module__.startswith(("lightning.", "pytorch_lightning.")):
                 raise ConfigError(f"callbacks: {base.__name__} has no effect in a run: {REFUSED[base.__name__]}")
@@ -48,9 +61,19 @@ def remarks(module: LightningModule, callbacks: Iterable[Any]) -> list[str]:
     if ignored := [hook for hook in IGNORED if overridden(module, hook)]:
         lines.append(f"{type(module).__name__} overrides {', '.join(ignored)}: not called here")
     for callback in callbacks:
-        if ignored := [hook for hook in _HOOKS if overridden(callback, hook)]:
+        if ignored := [hook for hook in _HOOKS if _defines(callback, hook)]:
             lines.append(
                 f"the callback {type(callback).__name__} overrides {', '.join(ignored)}: not called here (called are "
                 "on_fit_end of a client's fit, and the hooks of fedpurin.hooks.RunCallback)"
             )
     return lines
+
+
+def _defines(callback: Any, hook: str) -> bool:
+    """Whether the callback or a class before Lightning's plain `Callback` has the hook: Lightning's own callbacks do."""
+    for base in type(callback).__mro__:
+        if base.__name__ == "Callback":
+            return False
+        if hook in vars(base):
+            return True
+    return hook in vars(callback)

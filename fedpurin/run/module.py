@@ -162,7 +162,7 @@ def _step(module: LightningModule, step: str, pool: Samples, count: int = TRIAL_
     count = min(count, pool.num_samples)
     batch = next(iter(pool.batches(torch.arange(count), count)))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.set_grad_enabled(step == "training_step"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a module that logs has no trainer yet, and Lightning says so
             return getattr(module, step)(batch, 0)
     except Exception as error:
@@ -179,6 +179,11 @@ def _check_loss(module: LightningModule, output: Any) -> None:
         raise ConfigError(
             f"model: training_step of {type(module).__name__} returned {what}; "
             "return the loss, {'loss': …}, or None to skip a batch"
+        )
+    if isinstance(loss, Tensor) and not loss.requires_grad:
+        raise ConfigError(
+            f"model: the loss that training_step of {type(module).__name__} returned has no gradient: it is detached, or "
+            "of frozen layers alone"
         )
 
 

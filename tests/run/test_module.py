@@ -122,6 +122,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         def setup(self, stage: str) -> None:
             raise OSError("no such file")
 
+    class Detached(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx).detach()
+
+    class Closure(Tiny):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters())
+
     class NoSteps(nn.Module):
         pass
 
@@ -130,6 +138,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (Strange(), "training_step of Strange returned a tensor [4, 3]"),
         (Validates(), "validation_step raised KeyError: 'a\\nb'"),
         (Steps(), "Steps.setup failed: OSError: no such file"),
+        (Detached(), "the loss that training_step of Detached returned has no gradient"),
+        (Closure(), "LBFGS of Closure evaluates the loss several times a step"),
         (Tiny().double(), "net.0.weight of Tiny is torch.float64; clients keep float32 parameters"),
         (nn.DataParallel(Tiny()), "a DataParallel wraps the network"),
         ("resnet18", "got a str"),
