@@ -1,12 +1,42 @@
-"""Fixtures for tests all over the tree."""
+"""Array annotations of the core are checked while the tests run: shapes, dimensions by name, dtypes, plain types beside them.
+
+jaxtyping's import hook puts beartype around every function and class of the core's modules that annotate arrays. It has to
+be there before they are imported, hence here. Left out are modules that numba compiles: it compiles no wrapped function.
+Processes that a test starts run without it. Also here: fixtures for tests all over the tree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import config
+from jaxtyping import config, install_import_hook
+
+from tests import typechecker
+
+ROOT = Path(__file__).parent.parent
+
+
+CORE = ("exchange", "local", "methods", "selection")
+
+
+def annotated_modules() -> list[str]:
+    """Modules with array annotations whose functions Python runs itself."""
+    paths = [
+        ROOT / "fedpurin" / "space.py",
+        *(path for room in CORE for path in (ROOT / "fedpurin" / room).rglob("*.py")),
+    ]
+    texts = {path: path.read_text() for path in paths}
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path, text in texts.items()
+        if "from jaxtyping import" in text and "import njit" not in text
+    ]
+
+
+install_import_hook(annotated_modules(), f"{typechecker.__name__}.check")
 
 
 @pytest.fixture
