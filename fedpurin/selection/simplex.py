@@ -16,8 +16,9 @@ from jaxtyping import Float64
 def minimise_on_simplex(form: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, " n"]:
     """argmin αᵀPα with α ≥ 0 and Σα = 1, for a positive semidefinite P.
 
-    Clarabel, an interior-point method, gives the same bits whenever it is asked the same; OSQP, which CVXPY would choose,
-    adapts its steps by the clock.
+    Clarabel, an interior-point method, gives the same bits whenever it is asked the same, as long as it starts anew: by
+    default CVXPY lets it go on with the scaling of the form before, which another rank or a resumed run has not seen.
+    OSQP, which CVXPY would choose, adapts its steps by the clock.
     """
     values, vectors = np.linalg.eigh(form)
     largest = float(values.max())
@@ -26,7 +27,7 @@ def minimise_on_simplex(form: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray,
     problem, alpha, root = _stated(len(form))
     root.value = np.sqrt(np.maximum(values, 0.0) / largest)[:, None] * vectors.T
     accuracy = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
-    problem.solve(solver="CLARABEL", **accuracy)
+    problem.solve(solver="CLARABEL", warm_start=False, **accuracy)
     weights = np.maximum(alpha.value, 0.0)
     scaled: Float64[np.ndarray, " n"] = weights / weights.sum()
     return scaled
