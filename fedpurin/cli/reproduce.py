@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     planned = {study.name: study.runs(quick=given.quick) for study in studies}
     everything = [run for study in studies for run in planned[study.name]]
     if given.expand:
-        print_lines(array_line(store, run) for run in once(store, everything) if store.state(run) != "done")
+        print_lines(array_line(store, run) for run in left_over(store, everything))
         return 0
     if given.status:
         return show_status(store, planned, measured)
@@ -62,7 +62,7 @@ def run_what_is_missing(store: Store, everything: Sequence[PlannedRun], jobs: in
     if not everything:
         return 0
     distinct = once(store, everything)
-    missing = [run for run in distinct if store.state(run) not in ("done", "running")]
+    missing = left_over(store, distinct)
     print(f"{len(distinct)} runs, {len(distinct) - len(missing)} of them done or running elsewhere", flush=True)
     start = time.monotonic()
     outcomes = run_missing(store, missing, jobs, lambda line: print(line, flush=True)) if missing else []
@@ -173,6 +173,11 @@ def show_status(store: Store, planned: dict[str, list[PlannedRun]], measured: Se
 def once(store: Store, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Runs that several studies or cells share, once."""
     return list({store.folder(run): run for run in runs}.values())
+
+
+def left_over(store: Store, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs that are neither done nor at work elsewhere, each once."""
+    return [run for run in once(store, runs) if store.state(run) not in ("done", "running")]
 
 
 def array_line(store: Store, run: PlannedRun) -> str:

@@ -18,7 +18,8 @@ STEPS_APART = 101  # port pairs between one job and the next
 def slurm_world(devices: int | str, environment: MutableMapping[str, str] | None = None) -> tuple[int, int] | None:
     """Tasks a node and nodes of this srun step; None where SLURM does not decide the processes.
 
-    Makes `SLURM_NTASKS_PER_NODE` say what the step has, because Lightning reads the job's, and gives the step a port.
+    Makes `SLURM_NTASKS_PER_NODE` and `SLURM_NODELIST` say what the step has, because Lightning reads the job's (its ranks
+    would wait for each other at a node that is not theirs), and gives the step a port.
 
     Raises:
         ConfigError: several tasks and no srun, tasks that differ between nodes, devices that contradict the tasks.
@@ -48,6 +49,8 @@ def slurm_world(devices: int | str, environment: MutableMapping[str, str] | None
             f"`srun --ntasks-per-node={devices}`, or set trainer.devices={local}"
         )
     env["SLURM_NTASKS_PER_NODE"] = str(local)
+    if "SLURM_STEP_NODELIST" in env:
+        env["SLURM_NODELIST"] = env["SLURM_STEP_NODELIST"]
     if step is not None and tasks > 1:
         pair = (int(env.get("SLURM_JOB_ID", "0")) * STEPS_APART + int(step)) % (PORTS // 2)
         env.setdefault("MASTER_PORT", str(FIRST_PORT + 2 * pair))  # the next one is the folder's (folder.py)

@@ -31,6 +31,19 @@ def test_ntasks_alone_is_enough_and_the_job_s_number_per_node_gives_way_to_the_s
     assert environment["SLURM_NTASKS_PER_NODE"] == "2"
 
 
+def test_a_step_on_some_of_the_job_s_nodes_meets_at_the_first_of_its_own() -> None:
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "pfl",
+        "SLURM_NTASKS": "4",
+        "SLURM_NNODES": "2",
+        "SLURM_NODELIST": "n[1-3]",
+    }
+    environment = job | {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "n[2-3]"}
+    assert slurm_world("auto", environment) == (2, 2)
+    assert environment["SLURM_NODELIST"] == "n[2-3]"
+
+
 def test_two_steps_of_one_allocation_have_ports_of_their_own() -> None:
     steps = [JOB | {"SLURM_STEP_ID": step} for step in ("0", "1")]
     for step in steps:

@@ -1,14 +1,12 @@
-"""The job scripts on a real controller: arrays, several tasks, requeue, preemption, failures, Hydra's launcher."""
+"""The job scripts on a real controller: requeue, preemption, an array with failures, a W&B agent."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,134 +15,126 @@ from fedpurin.cli.sweep import command_for, find_runs
 from tests.callbacks.wandb_server import WandbServer
 from tests.integration.test_resume import assert_same_folders
 from tests.slurm.conftest import REPOSITORY, Cluster
+from tests.slurm.gate import ROUNDS, RUN, gated, wait_at_gate, wait_for_signal, wait_until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
-
-RUN = [
-    "partition.num_clients=5", "partition.train_per_client=60", "trainer.local_epochs=2", "trainer.batch_size=8",
-    "trainer.threads=1", "trainer.accelerator=cpu", "checkpoint.every=4", "method.beta=20", "trainer.rounds=30",
-]  # fmt: skip
-SHORT = [*RUN[:-1], "trainer.rounds=2"]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def whole(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    job = slurm.sbatch("slurm/train.sbatch", *RUN, f"hydra.run.dir={folder}")
-    slurm.wait(job, "COMPLETED")
-    return folder
-
-
-def wait_until(true: Callable[[], bool], why: Callable[[], str], timeout: float = 400) -> None:
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, why()
-        time.sleep(0.1)
-
-
-def num_rounds(run_dir: Path) -> int:
-    metrics = run_dir / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.exists() else 0
-
-
-def test_an_array_of_three_of_which_one_fails_is_reported(
-    slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = tmp_path / "study.txt"
-    lines.write_text('seed=1 name="first one"\nseed=2\nseed=3 model._target_=no.such.Model\n')
-    slurm.environment["SWEEP_DIR"] = str(tmp_path / "study")
-    job = slurm.sbatch("--array=1-3%2", "slurm/array.sbatch", lines, *SHORT)
-    slurm.wait(job, "COMPLETED", "FAILED")
-    assert slurm.states(job) == {f"{job}_1": "COMPLETED", f"{job}_2": "COMPLETED", f"{job}_3": "FAILED"}
-    runs = find_runs(tmp_path / "study")
-    assert [(run.name, run.state) for run in runs] == [("1", "done"), ("2", "done"), ("3", "refused")]
-    assert runs[2].error == "model._target_=no.such.Model cannot be found: Error locating target 'no.such.Model'" or (
-        "no.such.Model" in runs[2].error
-    )
-    command = command_for(tmp_path / "study", runs)
-    assert command is not None
-    assert command.startswith(f"SWEEP_DIR={tmp_path / 'study'} sbatch --array=3 slurm/array.sbatch ")
-    assert "name: first one" in (tmp_path / "study" / "1" / "config.yaml").read_text()
-    # Submitted again, the runs that are done are left alone.
-    metrics = (tmp_path / "study" / "1" / "metrics.jsonl").read_bytes()
-    again = slurm.sbatch("--array=1", "slurm/array.sbatch", lines, *SHORT)
-    slurm.wait(again, "COMPLETED")
-    assert "finished already" in slurm.logs(again)
-    assert (tmp_path / "study" / "1" / "metrics.jsonl").read_bytes() == metrics
-
-
-def test_two_tasks_on_a_node_local_disk_give_the_same_bits(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "local"
-    job = slurm.sbatch("--ntasks-per-node=2", "slurm/train.sbatch", *RUN, f"hydra.run.dir={folder}")
-    slurm.wait(job, "COMPLETED")
-    assert_same_folders(whole, folder)
+def starts_of(run_dir: Path) -> list[dict[str, Any]]:
+    starts: list[dict[str, Any]] = json.loads((run_dir / "environment.json").read_text())["starts"]
+    return starts
 
 
 def test_a_signal_requeues_the_job_and_the_bits_are_the_same(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    job = slurm.sbatch("slurm/train.sbatch", *RUN, f"hydra.run.dir={folder}")
-    wait_until(lambda: num_rounds(folder) >= 2, lambda: slurm.logs(job))
+    folder, gate = tmp_path / "run", tmp_path / "gate"
+    job = slurm.sbatch("slurm/train.sbatch", *RUN, *gated(gate), f"hydra.run.dir={folder}")
+    wait_at_gate(gate, folder, 1, lambda: slurm.logs(job))
     slurm.call("scancel", "-s", "USR1", job)
+    wait_for_signal(folder, lambda: slurm.logs(job))
+    gate.touch()
     slurm.release(job)
     slurm.wait(job, "COMPLETED")
     assert_same_folders(whole, folder)
-    starts = json.loads((folder / "environment.json").read_text())["starts"]
-    assert [start["slurm_restart_count"] for start in starts] == [None, "1"]
-    assert starts[1]["first_round"] >= 2
+    starts = [(start["slurm_restart_count"], start["first_round"]) for start in starts_of(folder)]
+    assert starts == [(None, 0), ("1", 3)]
 
 
-def test_a_preempted_job_goes_on_after_the_urgent_one(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    job = slurm.sbatch("--cpus-per-task=4", "slurm/train.sbatch", *RUN, f"hydra.run.dir={folder}")
-    wait_until(lambda: num_rounds(folder) >= 2, lambda: slurm.logs(job))
-    urgent = slurm.sbatch("--partition=urgent", "--cpus-per-task=4", "--job-name=urgent", "--wrap", "sleep 2")
+def test_a_time_limit_requeues_the_job(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
+    """The controller sends the signal of `--signal` itself, which it does twice a minute."""
+    folder, gate = tmp_path / "run", tmp_path / "gate"
+    options = ["--time=30", "--signal=USR1@150", "slurm/train.sbatch"]
+    job = slurm.sbatch(*options, *RUN, *gated(gate), f"hydra.run.dir={folder}")
+    wait_at_gate(gate, folder, 1, lambda: slurm.logs(job))
+    days, _, clock = slurm.call("squeue", "-h", "-j", job, "-o", "%M").strip().rpartition("-")
+    hours, minutes, _ = ["0", *clock.split(":")][-3:]
+    minutes_spent = 1440 * int(days or 0) + 60 * int(hours) + int(minutes)
+    slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_spent + 3}")
+    wait_for_signal(folder, lambda: slurm.logs(job))
+    gate.touch()
+    wait_until(lambda: slurm.states(job) == {job: "PENDING"}, lambda: slurm.logs(job))
+    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    slurm.release(job)
+    slurm.wait(job, "COMPLETED")
+    assert_same_folders(whole, folder)
+    assert [start["first_round"] for start in starts_of(folder)] == [0, 3]
+
+
+def test_an_array_of_eight_of_which_two_are_preempted_and_one_fails(slurm: Cluster, tmp_path: Path) -> None:
+    sweep, gate, lines = tmp_path / "study", tmp_path / "gate", tmp_path / "study.txt"
+    good = [f"name={name}" for name in ('"the first"', "b", "c", "d", "e", "f", "g")]
+    lines.write_text("\n".join([*good, "model._target_=no.such.Model"]) + "\n")
+    slurm.environment["SWEEP_DIR"] = str(sweep)
+    command = ["slurm/array.sbatch", lines, "method=fedavg", *(option for option in RUN if "beta" not in option)]
+    job = slurm.sbatch("--array=1-8", *command, *gated(gate))
+    for task in range(1, 8):
+        wait_at_gate(gate, sweep / str(task), 1, lambda: slurm.logs(job))
+    wait_until(lambda: slurm.states(job)[f"{job}_8"] == "FAILED", lambda: slurm.logs(job))
+    # On the node with all four CPUs in use, two have to leave.
+    nodes = [line.split() for line in slurm.call("squeue", "-h", "-r", "-j", job, "-o", "%N %K").splitlines()]
+    full = next(name for name in slurm.nodes if sum(node == name for node, *_ in nodes) == 4)
+    urgent = slurm.sbatch(
+        "--partition=urgent", f"--nodelist={full}", "--cpus-per-task=2", "--job-name=urgent", "--wrap=true"
+    )
+    logs = {task: sweep / str(task) / "fedpurin.log" for task in range(1, 8)}
+
+    def preempted() -> list[int]:
+        return [task for task, log in logs.items() if "finishing the round, at most" in log.read_text()]
+
+    wait_until(lambda: len(preempted()) == 2, lambda: slurm.logs(job))
+    gate.touch()
     slurm.wait(urgent, "COMPLETED")
-    slurm.release(job)
-    slurm.wait(job, "COMPLETED")
-    assert_same_folders(whole, folder)
-    starts = json.loads((folder / "environment.json").read_text())["starts"]
-    assert len(starts) == 2
-
-
-def test_a_hydra_sweep_through_the_launcher(slurm: Cluster, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    # This cluster keeps no accounts; submitit asks sacct how its jobs are.
-    (tools / "sacct").write_text('#!/bin/sh\necho "JobID|State|NodeList"\nsqueue -h -r -t all -o "%i|%T|%N"\n')
-    (tools / "sacct").chmod(0o755)
-    environment = slurm.environment | {"PATH": f"{tools}:{slurm.environment['PATH']}"}
-    sweep = tmp_path / "sweep"
-    command = [sys.executable, "-m", "fedpurin", "-m", "launcher=slurm", "seed=1,2", *SHORT, f"hydra.sweep.dir={sweep}"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [(run.name, run.state) for run in find_runs(sweep)] == [("0", "done"), ("1", "done")]
+    again = preempted()
+    for task in again:
+        slurm.release(f"{job}_{task}")
+    slurm.wait(job, "COMPLETED", "FAILED")
+    assert slurm.states(job) == {f"{job}_{task}": "FAILED" if task == 8 else "COMPLETED" for task in range(1, 9)}
+    runs = find_runs(sweep)
+    assert [(run.name, run.state) for run in runs] == [
+        (str(task), "refused" if task == 8 else "done") for task in range(1, 9)
+    ]
+    assert "no.such.Model" in runs[7].error
+    finish = command_for(sweep, runs)
+    assert finish is not None
+    assert finish.startswith(f"SWEEP_DIR={sweep} sbatch --array=8 slurm/array.sbatch ")
+    assert "name: the first" in (sweep / "1" / "config.yaml").read_text()
+    assert len(again) == 2
+    untouched = next(task for task in range(1, 8) if task not in again)
+    for task in range(1, 8):
+        assert [start["first_round"] for start in starts_of(sweep / str(task))] == ([0, 3] if task in again else [0])
+        assert_same_folders(sweep / str(untouched), sweep / str(task))
+    # Submitted again, the runs that are done are left alone.
+    metrics = (sweep / "1" / "metrics.jsonl").read_bytes()
+    second = slurm.sbatch("--array=1", *command, *gated(gate))
+    slurm.wait(second, "COMPLETED")
+    assert "finished already" in slurm.logs(second)
+    assert (sweep / "1" / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_an_agent_that_is_requeued_finishes_its_run(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     """W&B's own agent, on a stand-in for W&B's server, which hands a preempted run out again as W&B does."""
+    folder, gate = tmp_path / "run", tmp_path / "gate"
     server = WandbServer()
     server.start()
     server.sweep = yaml.safe_load((REPOSITORY / "configs/sweeps/tau.yaml").read_text())
-    values = dict(option.split("=", 1) for option in [*RUN, f"hydra.run.dir={tmp_path / 'run'}"])
+    values = dict(option.split("=", 1) for option in [*RUN, *gated(gate), f"hydra.run.dir={folder}"])
     arguments = {name: {"value": value} for name, value in values.items()}
     server.queue = [{"type": "run", "run_id": "swept", "program": "fedpurin", "args": arguments}] * 2
-    cluster = Cluster(slurm.folder)
+    cluster = Cluster(slurm.folder, slurm.nodes)
     cluster.environment |= {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
     try:
         job = cluster.sbatch("slurm/wandb_agent.sbatch", "tester/fedpurin/sweep1")
-        wait_until(lambda: num_rounds(tmp_path / "run") >= 2, lambda: cluster.logs(job))
+        wait_at_gate(gate, folder, 1, lambda: cluster.logs(job))
         cluster.call("scancel", "-b", "-s", "USR1", job)
+        wait_for_signal(folder, lambda: cluster.logs(job))
+        gate.touch()
         cluster.release(job)
         cluster.wait(job, "COMPLETED")
     finally:
         server.stop()
-    assert_same_folders(whole, tmp_path / "run")
-    starts = json.loads((tmp_path / "run" / "environment.json").read_text())["starts"]
-    assert [start["slurm_restart_count"] for start in starts] == [None, "1"]
+    assert_same_folders(whole, folder)
+    assert [start["slurm_restart_count"] for start in starts_of(folder)] == [None, "1"]
     assert [run.name for run in server.runs.values()] == ["swept"]
-    assert server.runs["swept"].rounds == list(range(30))
+    assert server.runs["swept"].rounds == list(range(ROUNDS))
     assert server.queue == []
 
 
