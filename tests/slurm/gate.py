@@ -25,11 +25,11 @@ RUN = [
 class Gate(lightning.Callback):
     """Holds every rank at the start of one round until the file `path` is there."""
 
-    def __init__(self, path: str, round: int) -> None:
-        self.path, self.round = Path(path), round
+    def __init__(self, path: str, gate_round: int) -> None:
+        self.path, self.gate_round = Path(path), gate_round
 
-    def on_round_start(self, federation: Any, round: Any) -> None:
-        if round.number != self.round or self.path.exists():
+    def on_round_start(self, federation: Any, this_round: Any) -> None:
+        if this_round.number != self.gate_round or self.path.exists():
             return
         mark(self.path, federation.run_dir, federation.processes.rank).touch()
         while not self.path.exists():
@@ -40,7 +40,7 @@ def gated(path: Path) -> list[str]:
     """The overrides that put a gate before the third round."""
     return [
         "+callbacks.gate._target_=tests.slurm.gate.Gate", f"+callbacks.gate.path={path}",
-        f"+callbacks.gate.round={GATE_ROUND}",
+        f"+callbacks.gate.gate_round={GATE_ROUND}",
     ]  # fmt: skip
 
 
