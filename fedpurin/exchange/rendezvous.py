@@ -6,9 +6,12 @@ the text says (run/folder.py), the process group itself (processes.py).
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -17,6 +20,8 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch.distributed import distributed_c10d
+
+from fedpurin.config import ConfigError
 
 WAIT = timedelta(seconds=300)
 LOOPBACK = "127.0.0.1"
@@ -49,13 +54,32 @@ def from_first_before_group(name: Callable[[], str], *, first: bool) -> str:
 
 
 def make_store(address: str, port: int, *, hosts: bool, one_node: bool, timeout: timedelta = WAIT) -> Any:
-    """A key-value store that one process hosts; with `one_node` other machines cannot reach it."""
+    """A key-value store that one process hosts; with `one_node` other machines cannot reach it.
+
+    Raises:
+        ConfigError: another program listens at the port.
+    """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     options: dict[str, Any] = {"is_master": hosts, "wait_for_workers": False, "timeout": timeout}
-    if one_node and hosts:
-        options["master_listen_fd"] = socket.create_server((LOOPBACK, port), backlog=BACKLOG).detach()
-    return TCPStore(LOOPBACK if one_node else address, port, **options)
+    with taken_port_is_named(port):
+        if one_node and hosts:
+            options["master_listen_fd"] = socket.create_server((LOOPBACK, port), backlog=BACKLOG).detach()
+        return TCPStore(LOOPBACK if one_node else address, port, **options)
+
+
+@contextmanager
+def taken_port_is_named(port: int) -> Iterator[None]:
+    """Turn "address already in use", of a socket or of torch's store, into a line that says what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) != errno.EADDRINUSE and "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"port {port} of {platform.node()}, where the ranks should meet, is in use by another program: start again, "
+            f"or choose one that is free on every node, with `export MASTER_PORT={port + 2}` before srun, say"
+        ) from None
 
 
 def stay_on_loopback() -> None:

@@ -123,7 +123,8 @@ class ClientParallelStrategy(DDPStrategy):
                     self._get_process_group_backend(), self.cluster_environment.main_port, self.global_rank,
                     self.world_size, self._timeout, None if self.root_device.type == "cpu" else self.root_device,
                 )  # fmt: skip
-        super()._setup_distributed()  # makes the group where there is none yet
+        with rendezvous.taken_port_is_named(int(os.environ.get("MASTER_PORT", "0"))):
+            super()._setup_distributed()  # makes the group where there is none yet
 
     def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
         return module

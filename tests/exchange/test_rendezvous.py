@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedpurin.config import ConfigError
 from fedpurin.exchange.rendezvous import make_store, stay_on_loopback
 
 
@@ -28,6 +29,16 @@ def test_the_store_of_one_node_listens_on_loopback_only() -> None:
     guest = make_store("elsewhere.invalid", port, hosts=False, one_node=True, timeout=timedelta(seconds=10))
     host.set("key", "value")
     assert guest.get("key") == b"value"
+
+
+@pytest.mark.parametrize("one_node", [True, False])
+def test_a_port_that_another_program_uses_is_named(one_node: bool) -> None:
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"port {port} of .* is in use by another program: .*MASTER_PORT={port + 2}"
+        ):
+            make_store("localhost", port, hosts=True, one_node=one_node, timeout=timedelta(seconds=60))
 
 
 def test_a_chosen_interface_stays_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
