@@ -54,6 +54,7 @@ LOGGED = (
     "bytes/down",
     "round/seconds",
 )
+GROWING = ("clients.csv", "metrics.jsonl")
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
 """What is kept of every start of a run that was interrupted."""
@@ -66,10 +67,13 @@ class RunFolder:
         make_folder(path)
         self.path, self.place = path, Place(path)
         self.run_id = ""
+        self._growing: tuple[str, ...] = ()
+        """What the folder holds of the files that grow: once a file is one of these, whoever removed it was not the run."""
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
         """Write what is known before the first round, or before the first that a resumed run still has to do."""
         self.run_id = (read_id(self.path) if first_round else None) or new_id()
+        self._growing = tuple(name for name in GROWING if first_round and (self.path / name).exists())
         write_config(self.path, config, self.run_id)
         environment = describe_environment()
         started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
@@ -86,13 +90,14 @@ class RunFolder:
         """Append a round: its clients first, then its metrics line, which marks the round as complete."""
         rows = list(rows)
         clients = self.path / "clients.csv"
-        self.place.check(*(["clients.csv", "metrics.jsonl"] if record["round"] else []))
+        self.place.check(*self._growing)
         with self.place.explained():
             columns = self._columns(clients, rows)
             with clients.open("a", newline="") as file:
                 csv.DictWriter(file, columns, restval="").writerows(rows)
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        self._growing = GROWING
 
     @staticmethod
     def _columns(clients: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
