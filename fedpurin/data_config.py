@@ -23,23 +23,31 @@ def _if_volume(*names: str) -> ReadIf:
     return ReadIf("partition.volume.name", names)
 
 
+def _if_data(*names: str) -> ReadIf:
+    return ReadIf("data.name", names)
+
+
+_COLUMNS = ("table", "huggingface")
+_FETCHED = ("fashion_mnist", "cifar10", "cifar100", "huggingface")
+
+
 @dataclass(frozen=True, kw_only=True, config=FROZEN)
 class DataConfig:
     """Which images, where they are, and what happens to them on the device."""
 
     name: str
-    root: Annotated[str | None, Changes.NOTHING] = None
+    root: Annotated[str | None, Changes.NOTHING, _if_data(*_FETCHED, "image_folder", "arrays", "table")] = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
-    label: str = "label"
+    label: Annotated[str, _if_data(*_COLUMNS, "own-data")] = "label"
     """Column of the class or target (table, huggingface); its key in samples that are mappings."""
-    target: Literal["classes", "numbers"] = "classes"
+    target: Annotated[Literal["classes", "numbers"], _if_data("arrays", *_COLUMNS)] = "classes"
     """What the targets are: any labels, or numbers to be predicted (arrays, table, huggingface)."""
-    client: str | None = None
+    client: Annotated[str | None, _if_data(*_COLUMNS)] = None
     """Column that says whose a row is (table, huggingface), for partition=natural."""
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test_share: Annotated[float, Field(gt=0, lt=1), _if_data("arrays", *_COLUMNS)] = 0.2
     """Part held out for testing of each client, else of each class, where there is no test set (arrays, table,
     huggingface)."""
-    download: Annotated[bool, Changes.NOTHING] = True
+    download: Annotated[bool, Changes.NOTHING, _if_data(*_FETCHED)] = True
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which images are resized; None keeps the data set's own (image folders: the median)."""
     channels: Literal[1, 3] | None = None
@@ -82,7 +90,7 @@ class PartitionConfig:
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False), _if_partition("dirichlet", "dirichlet_by_class")] = 0.5
     """Dirichlet concentration; small means few classes a client."""
     classes_per_client: Annotated[int, Field(ge=1), _if_partition("pathological")] = 2
-    file: str | None = None
+    file: Annotated[str | None, _if_partition("file")] = None
     """JSON or CSV of each client's indices (partition=file)."""
     volume: VolumeConfig = VolumeConfig()
     own: dict[str, Any] = Field(default_factory=dict)

@@ -32,6 +32,7 @@ class Situation:
     """The choices that decide which options are read; an empty method is one of the user's own, of which all are."""
 
     method: str
+    data: str
     program: str
     partition: str
     volume: str
@@ -43,6 +44,7 @@ class Situation:
     def of(cls, config: Config) -> Situation:
         return cls(
             method="" if "." in (chosen := config.choices.get("method", "")) else chosen,
+            data="custom" if config.data.own else config.data.name,
             program=config.program.name,
             partition=config.partition.name,
             volume=config.partition.volume.name,
@@ -63,6 +65,7 @@ def why_without_effect(option: str, now: Situation) -> str:
         return f"scores.order={now.order} does not read it (second and first do)"
     if (mark := READ_IF.get(option)) is not None:
         chosen = {
+            "data.name": now.data,
             "program.name": now.program,
             "partition.name": now.partition,
             "partition.volume.name": now.volume,
@@ -70,7 +73,8 @@ def why_without_effect(option: str, now: Situation) -> str:
         }[mark.option]
         group = mark.option.removesuffix(".name") if mark.option.count(".") == 1 else mark.option
         is_read = chosen in (*mark.values, "custom")  # a function of the user's may take any option
-        return "" if is_read else f"{group}={chosen} does not read it ({' and '.join(mark.values)} do)"
+        names = [name for name in mark.values if name != "own-data"]
+        return "" if is_read else f"{group}={chosen} does not read it ({' and '.join(names)} do)"
     if option in ("checkpoint.keep", "checkpoint.monitor", "checkpoint.asynchronous") and now.checkpoints == 0:
         return "checkpoint.every=0 saves none"
     return ""

@@ -30,6 +30,12 @@ def test_the_methods_with_masks_are_those_whose_class_needs_them() -> None:
             ["partition=dirichlet", "partition.classes_per_client=3"],
             "partition.classes_per_client has no effect: partition=dirichlet does not read it (pathological do)",
         ),
+        (["data.root=/data"], "data.root has no effect: data=digits does not read it (fashion_mnist and cifar10 and"),
+        (
+            ["data=cifar10", "data.test_share=0.3"],
+            "data.test_share has no effect: data=cifar10 does not read it (arrays",
+        ),
+        (["partition.file=a.json"], "partition.file has no effect: partition=dirichlet does not read it (file do)"),
         (["partition=iid", "partition.alpha=3"], "partition.alpha has no effect: partition=iid does not read it"),
         (["partition.volume.floor=3"], "partition.volume.floor has no effect: partition.volume.name=equal"),
         (["program.gap_tolerance=0.1"], "program.gap_tolerance has no effect: program=layerwise does not read it"),
@@ -52,6 +58,8 @@ def test_an_option_without_effect_gets_one_line(overrides: list[str], line: str)
         ["method=fedavg", "network=fixed", "partition.alpha=0.1", "checkpoint.monitor=null"],
         ["partition=pathological", "partition.classes_per_client=3"],
         ["partition.volume.name=lognormal", "partition.volume.sigma=0.5"],
+        ["data=fashion_mnist", "data.root=/data", "data.download=false", "data.image_size=16"],
+        ["data=custom", "data._target_=my.data", "data.root=/data"],
         ["method._target_=my.Method", "program.tau=0.3"],
     ],
 )
