@@ -69,7 +69,8 @@ def describe_use(
     )
     stored = {key: value for key, value in given.items() if _is_plain(value)}
     parameters = inspect.signature(own).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [p.name for p in named if p.default is p.empty or not given]  # without a record any may have been given
     whole = getattr(module, "_hparams_name", None) if module.hparams else None  # save_hyperparameters(options)
     mean, std = (samples.mean, samples.std) if isinstance(samples, Pool) else (None, None)
     return {

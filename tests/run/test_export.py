@@ -86,6 +86,20 @@ def test_an_argument_that_cannot_be_stored_is_named(tmp_path: Path, capsys: pyte
     assert "client-0.ckpt', head=...)" in capsys.readouterr().out
 
 
+class Silent(Tiny):
+    """Arguments that nothing records."""
+
+    def __init__(self, width: int = 2, *, depth: int = 1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3))
+
+
+def test_arguments_that_nothing_records_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(tmp_path, "method=local", "checkpoint.every=2", module=Silent(width=4))
+    assert main(["export", str(tmp_path), "--client", "0"]) == 0
+    assert "client-0.ckpt', depth=..., width=...)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", ["fedavg", "ditto"])
 def test_the_reported_accuracy_can_be_measured_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str

@@ -109,5 +109,6 @@ def test_a_solver_that_says_nonsense_leaves_the_known_start(monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 def test_two_thousand_budgets_that_bind() -> None:
     run_fuzz(1, 2_000)
