@@ -26,6 +26,7 @@ from fedpurin.hooks import RunCallback
 from fedpurin.metrics import ACCURACY, VARIANTS, headline
 from fedpurin.metrics import best as best_of
 from fedpurin.run.environment import describe_environment
+from fedpurin.run.growing import OWN
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.place import Place
 from fedpurin.run.reader import ENVIRONMENT, read_object
@@ -54,7 +55,6 @@ LOGGED = (
     "bytes/down",
     "round/seconds",
 )
-GROWING = ("clients.csv", "metrics.jsonl")
 TOTALS = ("bytes/up", "bytes/down", "bytes/dense_up", "bytes/dense_down", "bytes/fedcac_up", "bytes/fedcac_down")
 STARTED = ("command", "machine", "git_revision", "slurm_job_id", "slurm_restart_count")
 """What is kept of every start of a run that was interrupted."""
@@ -67,13 +67,12 @@ class RunFolder:
         make_folder(path)
         self.path, self.place = path, Place(path)
         self.run_id = ""
-        self._growing: tuple[str, ...] = ()
-        """What the folder holds of the files that grow: once a file is one of these, whoever removed it was not the run."""
+        self._grown: list[str] = []
 
     def open(self, config: Config, *, num_parameters: int, num_shared: int, first_round: int = 0) -> None:
         """Write what is known before the first round, or before the first that a resumed run still has to do."""
         self.run_id = (read_id(self.path) if first_round else None) or new_id()
-        self._growing = tuple(name for name in GROWING if first_round and (self.path / name).exists())
+        self._grown = [name for name in OWN if first_round and (self.path / name).exists()]
         write_config(self.path, config, self.run_id)
         environment = describe_environment()
         started = {name: environment[name] for name in STARTED} | {"first_round": first_round}
@@ -90,14 +89,22 @@ class RunFolder:
         """Append a round: its clients first, then its metrics line, which marks the round as complete."""
         rows = list(rows)
         clients = self.path / "clients.csv"
-        self.place.check(*self._growing)
+        self.check()
         with self.place.explained():
             columns = self._columns(clients, rows)
             with clients.open("a", newline="") as file:
                 csv.DictWriter(file, columns, restval="").writerows(rows)
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
-        self._growing = GROWING
+        self._grown = [name for name in OWN if (self.path / name).exists()]
+
+    def check(self) -> None:
+        """See that the folder is where it was, with the records of the rounds before, which would be begun anew.
+
+        Raises:
+            FolderError: names what is not.
+        """
+        self.place.check(*self._grown)
 
     @staticmethod
     def _columns(clients: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -194,7 +201,7 @@ class Recorder(RunCallback):
     def on_client_rows(self, federation: Federation) -> None:
         """Before anybody writes of this round."""
         if federation.processes.rank == 0:
-            self.folder.place.check()
+            self.folder.check()
 
     def on_round_end(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder.append_round(record, rows)

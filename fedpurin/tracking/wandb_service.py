@@ -74,7 +74,10 @@ def _probe() -> str | None:
 
 def _tls(*, verified: bool) -> ssl.SSLContext:
     """What W&B's client trusts: the system's authorities, the user's, and certifi's where Python finds none."""
-    context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
+    context = ssl.create_default_context()  # SSL_CERT_FILE's, where it is set
+    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
+        with contextlib.suppress(OSError):
+            context.load_verify_locations(bundle)
     if not verified:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     elif not context.cert_store_stats()["x509_ca"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -90,6 +92,8 @@ def test_what_can_be_saved_is_saved(
     [
         (lambda run: (run / "config.yaml").unlink(), "it has no config.yaml"),
         (lambda run: tear(run / "config.yaml"), "config.yaml is (cut short|damaged)"),
+        (lambda run: of_another_version(run / "config.yaml"), "config.yaml: .*lanes"),
+        (lambda run: [of_another_format(path.path) for path in find_all(run)], "checkpoints have format 99, this vers"),
         (lambda run: shutil.copy(prepared()[2] / "config.yaml", run), "is a checkpoint of another run .*is sound"),
         (lambda run: [tear(path.path / "state.json") for path in find_all(run)], "none of the run's 2 checkpoints"),
         (lambda run: (run / "clients.csv").unlink() or (run / "clients.csv").mkdir(), "clients.csv is not a file"),
@@ -143,6 +147,23 @@ def test_a_column_that_came_later_is_no_damage_to_the_bits(tmp_path: Path) -> No
     result = resumed(parts, tmp_path / "run", widen)
     assert result is not None
     assert_same(whole, result)
+
+
+def of_another_version(config: Path) -> None:
+    """Without a last line, as an earlier version wrote it, and with an option that this one does not know."""
+    config.write_text("lanes: 2\n" + config.read_text().rpartition("# run ")[0])
+
+
+def of_another_format(checkpoint: Path) -> None:
+    """A whole checkpoint, with digests that agree."""
+    path = checkpoint / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def tear(path: Path) -> None:
