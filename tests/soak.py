@@ -164,8 +164,12 @@ class Soak:
             self.expect(started, {2}, lines=1)
             self.counts["refused, brought back"] += 1
             self.bring_back()
-        if read_summary(self.run_dir).get("status") == "finished":
+        if read_summary(self.run_dir).get("status") == "finished" and self.is_whole():
             self.compare()
+
+    def is_whole(self) -> bool:
+        """Whether the last checkpoint could be written; if not, the next start trains its rounds again."""
+        return any(checkpoint.rounds_done == ROUNDS for checkpoint in find_all(self.run_dir))
 
     def compare(self) -> None:
         """The finished run's bits with the undisturbed run's, then away with it."""

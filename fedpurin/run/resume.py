@@ -105,9 +105,10 @@ def is_finished(config: Config, run_dir: Path) -> bool:
     if not is_marked_finished(run_dir) or not isinstance(rounds, int) or rounds < config.trainer.rounds:
         return False
     _, last = reader.read_ends(run_dir / reader.METRICS)
-    return last.get("round") == rounds - 1 and is_intact(
-        run_dir, run_dir / "checkpoints" / f"round-{rounds:05d}" / LINES
-    )
+    final = run_dir / "checkpoints" / f"round-{rounds:05d}"
+    if not final.exists() and any((run_dir / "checkpoints").glob("round-*[0-9]")):
+        return False  # the last could not be written; with none at all, they were not wanted or were cleared away
+    return last.get("round") == rounds - 1 and is_intact(run_dir, final / LINES)
 
 
 def is_marked_finished(run_dir: Path) -> bool:

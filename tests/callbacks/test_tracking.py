@@ -272,6 +272,7 @@ def test_a_machine_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_certificate_is_verified_unless_the_user_says_otherwise(
     said: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wandb_service, "PROBE_SECONDS", 60.0)
     with listening(REFUSAL, make_certificate(tmp_path)) as address:
         log_in(monkeypatch, address)
         for name, value in said.items():

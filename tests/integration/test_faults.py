@@ -25,6 +25,8 @@ from fedpurin.local.client import Client
 from fedpurin.local.store import DiskStore
 from fedpurin.run.checkpoint import find_all
 from fedpurin.run.place import FolderError
+from fedpurin.run.resume import is_finished
+from fedpurin.run.stored_config import read_config
 from tests.integration.test_resume import CLI, assert_same, assert_same_folders
 from tests.methods.tiny import simulate
 
@@ -77,6 +79,22 @@ def test_once_there_is_space_the_next_checkpoint_is_written(disk: Path, caplog: 
     simulate(disk / "run", *OPTIONS, "checkpoint.keep=9", callbacks=[MakesSpace()])
     assert [checkpoint.rounds_done for checkpoint in find_all(disk / "run")] == [4, 3]
     assert caplog.text.count("not written: No space left on device") == 2
+
+
+def test_a_last_checkpoint_that_found_no_space_is_written_by_the_next_resume(disk: Path, tmp_path: Path) -> None:
+    class Fills:
+        def on_round_start(self, federation: fedpurin.Federation) -> None:
+            if len(federation.history) == 3:
+                fill(disk, but=32 * 1024)
+
+    whole = simulate(tmp_path / "whole", *OPTIONS)
+    simulate(disk / "run", *OPTIONS, callbacks=[Fills()])
+    assert find_all(disk / "run")[0].rounds_done == 3
+    assert not is_finished(read_config(disk / "run"), disk / "run")
+    (disk / "filler").unlink()
+    assert_same(whole, simulate(disk / "run", *OPTIONS, "resume=auto"))
+    assert find_all(disk / "run")[0].rounds_done == 4
+    assert is_finished(read_config(disk / "run"), disk / "run")
 
 
 def test_a_run_that_a_full_disk_ended_goes_on_once_there_is_space(disk: Path, tmp_path: Path) -> None:
