@@ -201,7 +201,9 @@ def listening(answers: bytes | None, tls: ssl.SSLContext | None = None) -> Itera
                         continue
                 held.append(connection)
                 if answers is not None:
-                    connection.recv(65536)
+                    asked = connection.recv(65536)
+                    while tls is not None and asked and b"viewer" not in asked:  # its body is a record of its own
+                        asked = connection.recv(65536)
                     connection.sendall(answers)
                     connection.close()
 
