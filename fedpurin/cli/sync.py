@@ -32,10 +32,12 @@ from fedpurin.tracking.wandb_run import (
     uploaded_rounds,
     wandb_folders,
 )
-from fedpurin.tracking.wandb_service import has_login, is_reachable, kill_process, why_not_online
+from fedpurin.tracking.wandb_service import forget_process, has_login, is_reachable, kill_process, why_not_online
 
 PATIENCE_SECONDS = 60.0
 """How long a server may be silent during an upload."""
+FORGET_SECONDS = 10.0
+"""How long W&B's client may take to see that its process was killed."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -125,6 +127,9 @@ def within(timeout: float, upload: Callable[[], None]) -> None:
         watch(timeout, has_ended)
     except OSError:
         kill_process()
+        forgets = threading.Thread(target=forget_process, daemon=True)  # the next folder gets a process of its own
+        forgets.start()
+        forgets.join(FORGET_SECONDS)
         raise
     if ended[0] is not None:
         raise ended[0]
