@@ -34,6 +34,8 @@ from fedpurin.space import Layout, pack_mask, unpack_mask
 class DisPFL(FedSpa):
     """FedSpa's moving masks without a server; `extra["kept"]` is m_i."""
 
+    weighting: Literal["uniform"] = "uniform"
+    """The paper's mean over neighbours has no weights."""
     neighbours: Annotated[int, Field(ge=1)] = 10
     """Clients that a client receives from (`topology: random`)."""
     topology: Literal["random", "ring", "full"] = "random"
