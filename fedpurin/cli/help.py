@@ -34,6 +34,20 @@ EXAMPLES = """\
   fedpurin -m method=local,fedavg,fedpurin seed=1,2,3"""
 
 
+OPTIONS = (
+    "seed trainer.rounds trainer.local_epochs trainer.batch_size trainer.devices trainer.clients_per_round "
+    "partition.num_clients partition.alpha program.tau program.budget scores.source method.beta exchange.value_dtype "
+    "data.root"
+)
+NOTES = (
+    "Sweeps: -m runs every combination of comma-separated values (Hydra multirun).",
+    "Several processes: trainer.devices=2, or torchrun --nproc-per-node 2 -m fedpurin ...",
+    "Tab key: fedpurin completion bash > ~/.fedpurin-completion; source it in ~/.bashrc.",
+    "A run folder (hydra.run.dir, default outputs/DATE/TIME) gets metrics.jsonl, clients.csv, summary.json, config.yaml and "
+    "the log. Mistakes end with exit code 2 and one or two lines; HYDRA_FULL_ERROR=1 shows the traceback.",
+)
+
+
 def check_command(arguments: Sequence[str]) -> None:
     """Refuse a first word that is neither a command nor an override, and options that are written otherwise.
 
@@ -72,7 +86,12 @@ def help_text() -> str:
         "only those.",
         width,
     )
-    commands = "\n".join(f"  fedpurin {name:<10} {what}" for name, what in COMMANDS.items())
+    commands = "\n".join(
+        textwrap.fill(f"  fedpurin {name:<10} {what}", width, subsequent_indent=" " * 22)
+        for name, what in COMMANDS.items()
+    )
+    options = textwrap.fill(OPTIONS, width, initial_indent="  ", subsequent_indent="  ")
+    notes = "\n".join(textwrap.fill(note, width, break_on_hyphens=False) for note in NOTES)
     return f"""\
 usage: fedpurin [option=value ...]        train a federation
        fedpurin COMMAND ...               (fedpurin COMMAND --help)
@@ -85,18 +104,11 @@ Examples
 Choices (group=choice)
 {chr(10).join(choices)}
 
-Options (group.option=value; every one with its default: fedpurin --cfg job)
-  seed  trainer.rounds  trainer.local_epochs  trainer.batch_size  trainer.devices
-  trainer.clients_per_round  partition.num_clients  partition.alpha  program.tau
-  program.budget  scores.source  method.beta  exchange.value_dtype  data.root
+Options (group.option=value; all: fedpurin --cfg job)
+{options}
 
 Commands
 {commands}
 
-Sweeps: -m runs every combination of comma-separated values (Hydra multirun).
-Several processes: trainer.devices=2, or torchrun --nproc-per-node 2 -m fedpurin ...
-Tab key: fedpurin completion bash > ~/.fedpurin-completion; source it in ~/.bashrc.
-A run folder (hydra.run.dir, default outputs/DATE/TIME) gets metrics.jsonl, clients.csv,
-summary.json, config.yaml and the log. Mistakes end with exit code 2 and one or two
-lines; HYDRA_FULL_ERROR=1 shows the traceback.
+{notes}
 """

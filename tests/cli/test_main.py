@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedpurin.__main__ import main
+from fedpurin.cli.help import help_text
 from fedpurin.run.compose import config_groups
 
 QUICK = ["partition.num_clients=3", "trainer.rounds=2", "trainer.local_epochs=1", "partition.train_per_client=40"]
@@ -26,6 +27,13 @@ def test_help_answers_within_two_seconds_and_lists_every_choice() -> None:
         for choice in choices:
             assert choice in done.stdout
     assert done.stdout.count("\n  fedpurin ") >= 5
+
+
+def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "62")
+    lines = help_text().splitlines()
+    start, end = lines.index("Examples"), lines.index("Choices (group=choice)")  # what is to be copied stays whole
+    assert [line for line in [*lines[3:start], *lines[end:]] if len(line) > 62] == []
 
 
 def test_help_imports_nothing_heavy() -> None:
