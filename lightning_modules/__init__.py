@@ -11,6 +11,7 @@ from lightning_modules.powered import Powered
 from lightning_modules.prototyping import Prototyping
 from lightning_modules.proximal import Proximal
 from lightning_modules.regressor import Regressor
+from lightning_modules.timm_classifier import TimmClassifier
 from lightning_modules.two_headed import TwoHeaded
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "Prototyping",
     "Proximal",
     "Regressor",
+    "TimmClassifier",
     "TwoHeaded",
 ]

@@ -69,6 +69,7 @@ class LocalTrainer:
         self.evaluation = Evaluation(fabric, module, self.log, test, monitor)
         self._round_number = 0
         self._hooks = frozenset(hook for hook in BATCH_HOOKS if overridden(module, hook))
+        self._still = still_buffers(module)
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
 
     @property
@@ -80,9 +81,13 @@ class LocalTrainer:
     def round_number(self, number: int) -> None:
         self._round_number, self.counters.round = number, max(number, 0)
 
+    def buffers(self) -> dict[str, Tensor]:
+        """The live buffers that a fit may move: all but those of frozen layers in evaluation mode."""
+        return {name: buffer for name, buffer in self.module.named_buffers() if name not in self._still}
+
     def new_client(self, client_id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
         """A client that starts from the module's present weights and buffers, as every client does."""
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        buffers = {name: buffer.clone() for name, buffer in self.buffers().items()}
         device = self.vector.device
         counts = self.train.class_counts(train_indices)
         return Client(
@@ -98,7 +103,7 @@ class LocalTrainer:
         """Make the client's model (or another vector, with the client's buffers) the live one."""
         self.client = client
         self.vector.copy_(client.vector if vector is None else vector)
-        for name, buffer in self.module.named_buffers():
+        for name, buffer in self.buffers().items():
             buffer.copy_(client.buffers[name])
         self.counters.current_epoch, self.counters.global_step = client.epochs, client.steps
 
@@ -130,7 +135,7 @@ class LocalTrainer:
         if diverged is None and fit.keeps_gradient:
             client.store("gradient", self.gradient)
         if diverged is None:
-            client.keep(fit, self.vector, dict(self.module.named_buffers()))
+            client.keep(fit, self.vector, self.buffers())
             client.count(0 if fit.probes else fit.epochs or self.local_epochs, num_steps)
         return FitResult(loss, time.perf_counter() - start, num_steps, diverged)
 
@@ -139,7 +144,7 @@ class LocalTrainer:
         self.client, self.gradient = client, gradient
         self.counters.current_epoch, self.counters.global_step = client.epochs, client.steps
         self.vector.copy_(vector)
-        for name, buffer in self.module.named_buffers():
+        for name, buffer in self.buffers().items():
             buffer.copy_(buffers[name])
 
     def copy_of(self, client: Client) -> LightningModule:
@@ -280,6 +285,20 @@ class LocalTrainer:
         if not math.isfinite(loss):
             return f"loss is {loss}"
         return None if is_finite else "parameters are not finite"
+
+
+def still_buffers(module: LightningModule) -> frozenset[str]:
+    """Buffers of parts that train nothing and that `module.train()` leaves in evaluation mode: the same for all clients."""
+    modes = {part: part.training for part in module.modules()}
+    module.train()
+    still = {
+        path
+        for path, part in module.named_modules()
+        if not part.training and not any(parameter.requires_grad for parameter in part.parameters())
+    }
+    for part, mode in modes.items():
+        part.training = mode
+    return frozenset(name for name, _ in module.named_buffers() if name.rpartition(".")[0] in still)
 
 
 def limits_of(fit: LocalFit, layout: Layout) -> list[tuple[slice, float, float]]:

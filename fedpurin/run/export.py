@@ -36,7 +36,7 @@ def describe_module(trainer: LocalTrainer) -> tuple[dict[str, Entry], dict[str, 
     vector, entries, fixed = trainer.vector, {}, {}
     size = vector.element_size()
     starts, at = {}, 0
-    for name, buffer in trainer.module.named_buffers():
+    for name, buffer in trainer.buffers().items():
         starts[name] = at
         at += buffer.numel() * buffer.element_size()
     for key, value in trainer.module.state_dict(keep_vars=True).items():

@@ -20,7 +20,7 @@ from fedpurin.federation import Federation
 from fedpurin.local.choice import cohort_size
 from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import SerialExecutor
-from fedpurin.methods import FedCAC, FedPURIN
+from fedpurin.methods import FedCAC, FedPM, FedPURIN
 from fedpurin.run.build import build
 from fedpurin.run.compose import config_groups
 from tests.methods.tiny import TEST, TRAIN, Plain, Tiny, composed
@@ -62,6 +62,10 @@ def test_every_method(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPat
     if composed(method).callbacks:
         monkeypatch.setattr(FedPURIN, "communicate", lambda *_: {})
         monkeypatch.setattr(FedCAC, "communicate", lambda *_: {})
+    if method == "fedpm":  # draws in every step, from one stream a cohort: here both keep all weights
+        monkeypatch.setattr(FedPM, "communicate", lambda *_: {})
+        monkeypatch.setattr(FedPM, "merged", lambda _, client: client.vector)
+        monkeypatch.setattr(torch, "bernoulli", torch.ones_like)
     serial = run(tmp_path / "serial", method, "serial", Tiny())
     cohort = run(tmp_path / "cohort", method, "cohort", Tiny(), cohort=3)
     assert cohort.executor.block == 3
