@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from fedpurin.report.draw import draw_files
-from fedpurin.report.figure import Axis, Figure, Grid, Level, Mark, Panel, Points
+from fedpurin.report.figure import Axis, Figure, Grid, Level, Line, Mark, Panel, Points
 from fedpurin.report.style import REFERENCE, categorical
 from fedpurin.report.table import Numbers as Table
 from fedpurin.study.compare import CellNumbers, Numbers
@@ -37,16 +37,25 @@ def draw(study: Study, numbers: Numbers) -> bytes | None:
 
 
 def _against_bytes(study: Study, numbers: Numbers) -> list[Panel]:
-    styles = {variant: categorical(index) for index, variant in enumerate(study.variants)}
+    """Points with their intervals; the variants of a curve as a line without, or the intervals would hide each other."""
+    joined = {variant: curve for curve, variants in study.curves.items() for variant in variants}
+    labels = list(dict.fromkeys(joined.get(variant, variant) for variant in study.variants))
+    styles = {label: categorical(index) for index, label in enumerate(labels)}
     panels = []
     for setting in study.all_settings:
         cells = [cell for cell in numbers.cells if cell.setting == setting]
         marks: list[Mark] = [_silent(cell) for cell in cells if cell.megabytes == 0]
-        for cell in cells:
-            if cell.megabytes > 0:
-                error = (cell.accuracy.high - cell.accuracy.low) / 2
-                x, y = np.array([cell.megabytes * 1e6]), np.array([cell.accuracy.mean])
-                marks.append(Points(cell.variant, x, y, styles[cell.variant], y_error=np.array([error])))
+        sending = [cell for cell in cells if cell.megabytes > 0]
+        for label in labels:
+            members = [cell for cell in sending if joined.get(cell.variant, cell.variant) == label]
+            members.sort(key=lambda cell: cell.megabytes)
+            x = np.array([cell.megabytes * 1e6 for cell in members])
+            y = np.array([cell.accuracy.mean for cell in members])
+            if label in study.curves and members:
+                marks.append(Line(label, x, y, styles[label], markers=True))
+            elif members:
+                error = np.array([(cell.accuracy.high - cell.accuracy.low) / 2 for cell in members])
+                marks.append(Points(label, x, y, styles[label], y_error=error))
         panels.append(
             Panel(
                 Axis("Sent by all in a run", "bytes", log=True), Axis("Personalised accuracy", "share"), marks, setting

@@ -74,6 +74,8 @@ class Study:
     """A table for each setting with every column, or one with the settings as columns and accuracies only."""
     figure: Literal["bytes", "heat", "none"] = "bytes"
     """Accuracy against bytes, a panel a setting; or the gain over the reference as a matrix."""
+    curves: dict[str, list[str]] = field(default_factory=dict)
+    """Variants that the figure joins by a line, such as one rule at several densities."""
     unknown: str = ""
     """What remains open, for the page."""
     quick: list[str] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Study:
         if not self.variants or not self.seeds:
             raise ValueError("variants and seeds need at least one entry each")
         named = [side for contrast in self.comparisons for side in (contrast.of, contrast.against)]
+        named += itertools.chain(*self.curves.values())
         for variant in [*named, *([self.reference] if self.reference is not None else [])]:
             if variant not in self.variants:
                 raise ValueError(f"{variant} is not one of its variants: {', '.join(self.variants)}")

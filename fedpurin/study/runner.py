@@ -33,6 +33,8 @@ class Outcome:
     run: PlannedRun
     seconds: float
     error: str = ""
+    elsewhere: bool = False
+    """Another process had it in hand, or had finished it meanwhile."""
 
 
 def run_missing(
@@ -57,7 +59,8 @@ def run_missing(
                 ended.append(outcome)
                 left = (time.monotonic() - start) / number * (len(runs) - number)
                 remaining = f"; about {timedelta(seconds=round(left))} left" if number < len(runs) else ""
-                how = f"FAILED: {outcome.error}" if outcome.error else "done"
+                how = "left to another process" if outcome.elsewhere else "done"
+                how = f"FAILED: {outcome.error}" if outcome.error else how
                 say(f"[{number}/{len(runs)}] {describe(outcome.run)}: {how}, {outcome.seconds:.0f} s{remaining}")
         finally:
             stop.set()
@@ -105,6 +108,9 @@ def _work(
             except queue.Empty:
                 return
             start = time.monotonic()
+            if store.state(run) in ("done", "running"):  # two commands may share a study
+                outcomes.put(Outcome(run, 0.0, elsewhere=True))
+                continue
             try:
                 error = pool.submit(run_one, run.overrides, str(store.folder(run))).result()
             except BrokenProcessPool:

@@ -48,6 +48,7 @@ def test_the_last_override_of_an_option_counts() -> None:
     [
         ("title:", "titel:", "configs/study/sample.yaml: titel: Unexpected keyword argument"),
         ("{of: b,", "{of: c,", "configs/study/sample.yaml: c is not one of its variants: a, b"),
+        ("figure: none", "curves: {all: [a, d]}", "configs/study/sample.yaml: d is not one of its variants: a, b"),
         ("[method=local]", "[local]", "configs/study/sample.yaml: local: this is not an override; write option=value"),
         ("seeds: [1, 2]", "seeds: []", "configs/study/sample.yaml: variants and seeds need at least one entry each"),
     ],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedpurin.cli import reproduce
+from fedpurin.report.figure import Level, Line
 from fedpurin.report.paired import Interval
-from fedpurin.study import page
+from fedpurin.study import figure, page
 from fedpurin.study.compare import ContrastNumbers, confirm, evaluate
 from fedpurin.study.plan import Measured, PlannedRun, Study
 from fedpurin.study.results import collect, read_results, write_results
@@ -54,6 +56,19 @@ def test_rows_survive_their_files(tmp_path: Path) -> None:
         "setting,variant,seed,client,num_train,final,best",
         "easy,a,1,0,40,0.5,0.5",
     ]
+
+
+def test_a_figure_joins_the_variants_of_a_curve_by_their_bytes(tmp_path: Path) -> None:
+    drawn = replace(study(), figure="bytes", curves={"rule": ["b"]}, seeds=[1])
+    store = store_at(tmp_path)
+    for run in drawn.runs():
+        write_run(store, run, GAINS[run.cell.variant], megabytes=0 if run.cell.variant == "a" else 3)
+    numbers = evaluate(drawn, collect((run, store.folder(run)) for run in drawn.runs()))
+    level, line = figure._against_bytes(drawn, numbers)[0].marks
+    assert isinstance(level, Level)
+    assert (level.label, level.y) == ("a (sends nothing)", 0.625)
+    assert isinstance(line, Line)
+    assert (line.label, line.x.tolist(), line.y.tolist()) == ("rule", [3e6], [0.875])
 
 
 def test_a_committed_number_outside_its_interval_is_not_confirmed(tmp_path: Path) -> None:
@@ -134,6 +149,18 @@ def test_a_run_that_fails_or_dies_is_told_and_the_rest_goes_on(tmp_path: Path, m
     assert errors == ["its process ended without a word (killed, or out of memory)", "no data", "no data"]
     assert len(lines) == 8
     assert any("a, easy, seed 1: FAILED: no data" in line for line in lines)
+
+
+def test_what_another_command_finished_meanwhile_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpurin.study.runner.run_one", fail_or_die)
+    store, runs = store_at(tmp_path), study().runs()
+    write_run(store, runs[0], [0.5])
+    lines: list[str] = []
+    outcomes = run_missing(store, runs[:2], 1, lines.append)
+    assert [(outcome.elsewhere, outcome.error) for outcome in outcomes] == [(True, ""), (False, "")]
+    assert lines[0].startswith("[1/2] a, easy, seed 1: left to another process")
 
 
 def wait_or_end(overrides: tuple[str, ...], folder: str) -> str:
