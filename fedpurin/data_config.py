@@ -93,4 +93,6 @@ class PartitionConfig:
     file: Annotated[str | None, _if_partition("file")] = None
     """JSON or CSV of each client's indices (partition=file)."""
     volume: VolumeConfig = VolumeConfig()
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Who gets which samples; None: the run's own seed. A fixed one keeps the clients while weights and batches vary."""
     own: dict[str, Any] = Field(default_factory=dict)

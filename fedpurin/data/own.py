@@ -58,7 +58,7 @@ def own_partition(config: PartitionConfig, data: LabelledData, seed: int) -> tup
     It is called once for the training pool and once for the test pool, each time with a generator in the same state:
     what it draws before it looks at the samples (a client's class proportions) is the same in both. Offered: `labels`
     [n] (or targets [n, ...], or None), `num_clients`, `generator`, `num_classes`, `split` ("train" or "test"), `owners`
-    (whose each sample is, if the data say so), `inputs`, and the section's options.
+    (whose each sample is, if the data say so), `inputs`, `seed`, and the section's options.
 
     Raises:
         ConfigError: there is no such function, or what it returned is no partition.
@@ -73,6 +73,7 @@ def own_partition(config: PartitionConfig, data: LabelledData, seed: int) -> tup
             "owners": None if data.clients is None else data.clients[index],
             "inputs": pool.inputs if isinstance(pool, Pool) else pool,
             **_options(config),
+            "seed": seed,
         }
         dealt = call_own("partition", config.own, offered)
         parts.append(_checked(config, dealt, split, pool.num_samples))

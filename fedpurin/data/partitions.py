@@ -126,11 +126,12 @@ class _Target:
 
 
 def partition(config: PartitionConfig, data: LabelledData, seed: int) -> Partition:
-    """Deal the samples of both pools to `partition.num_clients` clients.
+    """Deal the samples of both pools to `partition.num_clients` clients, by `partition.seed` or else the run's `seed`.
 
     Raises:
         ConfigError: more clients than samples, counts above the pool, or a class rule that the data cannot meet.
     """
+    seed = seed if config.seed is None else config.seed
     train_labels, test_labels = data.stratum_of(data.train), data.stratum_of(data.test)
     strata = len(data.strata)
     if not data.class_names and config.name in BY_CLASS:

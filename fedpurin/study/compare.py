@@ -28,6 +28,8 @@ class CellNumbers:
     variant: str
     seeds: int
     accuracy: Interval
+    between_seeds: float
+    """Standard deviation of the seeds' mean accuracies; NaN for one seed."""
     worst: float
     """The worst client's accuracy, mean over seeds."""
     gain: Interval
@@ -90,6 +92,7 @@ def _cell(study: Study, results: Results, setting: str, variant: str) -> CellNum
         variant=variant,
         seeds=len(finals),
         accuracy=bootstrap({seed: list(values.values()) for seed, values in finals.items()}),
+        between_seeds=_deviation([float(np.mean(list(values.values()))) for values in finals.values()]),
         worst=float(np.mean([min(values.values()) for values in finals.values()])),
         gain=bootstrap(gains),
         above=float(np.mean(every > 0)) if len(every) else math.nan,
@@ -98,6 +101,10 @@ def _cell(study: Study, results: Results, setting: str, variant: str) -> CellNum
         network_seconds=float(np.mean([run.network_seconds for run in runs])),
         diverged=sum(run.diverged for run in runs),
     )
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def _gains(results: Results, setting: str, of: str, against: str) -> dict[int, list[float]]:

@@ -53,6 +53,7 @@ def table(study: Study, cells: Sequence[CellNumbers]) -> list[str]:
     header = [
         "variant",
         "accuracy, %",
+        "seeds' sd, points",
         "worst client, %",
         f"over `{reference}`, points",
         "clients above / below, %",
@@ -65,6 +66,7 @@ def table(study: Study, cells: Sequence[CellNumbers]) -> list[str]:
             [
                 f"`{cell.variant}`" + (f" ({cell.diverged} diverged)" if cell.diverged else ""),
                 percent_with(cell.accuracy),
+                f"{100 * cell.between_seeds:.1f}" if math.isfinite(cell.between_seeds) else "–",
                 f"{100 * cell.worst:.1f}",
                 "–" if is_reference else signed_with(cell.gain),
                 "–" if is_reference else f"{100 * cell.above:.0f} / {100 * cell.below:.0f}",

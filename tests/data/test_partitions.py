@@ -95,6 +95,14 @@ def test_the_seed_decides(make_data: MakeData, rule: dict[str, Any], seed: int, 
     assert not all(np.array_equal(a, b) for a, b in zip(first.train, other.train, strict=True))
 
 
+def test_a_seed_of_its_own_keeps_the_clients_whatever_the_run_s(make_data: MakeData) -> None:
+    data = make_data([60] * 5, [20] * 5)
+    own, free = (PartitionConfig(name="dirichlet", num_clients=4, train_per_client=30, seed=seed) for seed in (7, None))
+    dealt = partition(own, data, 1).train
+    for other in (partition(own, data, 2).train, partition(free, data, 7).train):
+        assert all(np.array_equal(a, b) for a, b in zip(dealt, other, strict=True))
+
+
 def test_iid_follows_an_unbalanced_pool(make_data: MakeData) -> None:
     parts = partition(PartitionConfig(name="iid", num_clients=4), make_data([80, 40], [20, 10]), 0)
     assert parts.class_counts.tolist() == [[20, 10]] * 4

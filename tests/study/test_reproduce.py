@@ -127,7 +127,7 @@ def test_the_section_says_what_was_run_and_what_follows(tmp_path: Path) -> None:
     results = collect((run, store.folder(run)) for run in runs)
     text = page.section(sample, results, evaluate(sample, results), None)
     assert "8 runs, seeds 1, 2 (2 a number)" in text
-    assert "| `b` | 87.5 [75.0, 100.0] | 75.0 | +25.0 [+25.0, +25.0] | 100 / 0 | 3.0 |" in text
+    assert "| `b` | 87.5 [75.0, 100.0] | 0.0 | 75.0 | +25.0 [+25.0, +25.0] | 100 / 0 | 3.0 |" in text
     assert "| `b` − `a` | hard | +25.0 [+25.0, +25.0] | 4 | better |" in text
     assert "**What remains unknown.** Everything else." in text
 
