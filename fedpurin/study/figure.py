@@ -6,6 +6,7 @@ Owns: which numbers are drawn. Does not own: how (report/figure.py, report/draw.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +45,8 @@ def _against_bytes(study: Study, numbers: Numbers) -> list[Panel]:
     panels = []
     for setting in study.all_settings:
         cells = [cell for cell in numbers.cells if cell.setting == setting]
-        marks: list[Mark] = [_silent(cell) for cell in cells if cell.megabytes == 0]
+        silent = [cell for cell in cells if cell.megabytes == 0]
+        marks: list[Mark] = [_silent(cell, index) for index, cell in enumerate(silent)]
         sending = [cell for cell in cells if cell.megabytes > 0]
         for label in labels:
             members = [cell for cell in sending if joined.get(cell.variant, cell.variant) == label]
@@ -64,9 +66,13 @@ def _against_bytes(study: Study, numbers: Numbers) -> list[Panel]:
     return panels
 
 
-def _silent(cell: CellNumbers) -> Level:
+def _silent(cell: CellNumbers, index: int) -> Level:
     """What sends nothing has no place on the axis of bytes: a line across."""
-    return Level(f"{cell.variant} (sends nothing)", cell.accuracy.mean, REFERENCE)
+    return Level(
+        f"{cell.variant} (sends nothing)",
+        cell.accuracy.mean,
+        REFERENCE if index == 0 else replace(REFERENCE, dash="dot"),
+    )
 
 
 def _heat(study: Study, numbers: Numbers) -> list[Panel]:
