@@ -26,6 +26,8 @@ RESULTS = Path("benchmarks/results/studies")
 PAGE = Path("docs/results.md")
 IMAGES = Path("docs/images")
 INTERRUPTED = 130
+NAMED = 12
+"""So many missing runs are named one by one."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     planned = {study.name: study.runs(quick=given.quick) for study in studies}
     everything = [run for study in studies for run in planned[study.name]]
     if given.expand:
+        for study in measured:
+            print(f"{study.name} is no run: fedpurin reproduce {study.name} measures it", file=sys.stderr)
         print_lines(array_line(store, run) for run in left_over(store, everything))
         return 0
     if given.status:
@@ -103,6 +107,7 @@ def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argp
         code = tell_confirmations(compare.evaluate(study, committed), numbers)
     if len(done) < len(runs):
         print_lines(page.section(study, results, numbers, None).splitlines())
+        print_lines(missing_lines(store, runs))
         print(f"{len(runs) - len(done)} of {len(runs)} runs are not there: {PAGE} and {RESULTS} stay as they are")
         return 1
     write_results(given.out / RESULTS, study.name, results)
@@ -114,6 +119,16 @@ def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argp
     page.write_part(given.out / PAGE, study.name, page.section(study, results, numbers, image))
     print(f"written: {given.out / PAGE}, {given.out / RESULTS / study.name}.csv")
     return code
+
+
+def missing_lines(store: Store, runs: Sequence[PlannedRun]) -> list[str]:
+    """A line for each run that is not there, with its state."""
+    from fedpurin.study.runner import describe
+
+    states = ((run, store.state(run)) for run in runs)
+    lines = [f"  {state}: {describe(run)} ({store.folder(run)})" for run, state in states if state != "done"]
+    more = [f"  and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
+    return lines[:NAMED] + more
 
 
 def conclude_measured(study: Measured, store: Store, given: argparse.Namespace) -> int:

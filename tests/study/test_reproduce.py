@@ -225,6 +225,23 @@ def test_a_measured_study_is_its_script_s_table_once_a_code_version(
     assert f"{tmp_path / 'runs' / 'c0de-measured'}: 1 results of code version c0de, kept apart and not used" in told
 
 
+def test_many_missing_runs_are_named_up_to_a_dozen(tmp_path: Path) -> None:
+    store, runs = store_at(tmp_path), replace(study(), seeds=[1, 2, 3, 4]).runs()
+    lines = reproduce.missing_lines(store, runs)
+    assert len(lines) == 13
+    assert lines[0] == f"  missing: a, easy, seed 1 ({store.folder(runs[0])})"
+    assert lines[-1] == "  and 4 more"
+
+
+def test_a_missing_run_is_a_line_of_the_job_array_into_its_folder(tmp_path: Path) -> None:
+    store, runs = store_at(tmp_path), study().runs()
+    line = reproduce.array_line(store, runs[0])
+    assert line.split() == [
+        "data=digits", "method=local", "partition.alpha=1.0", "seed=1", "trainer.rounds=2", "resume=auto",
+        f"hydra.run.dir={store.folder(runs[0])}",
+    ]  # fmt: skip
+
+
 def test_missing_runs_leave_page_and_rows_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +250,8 @@ def test_missing_runs_leave_page_and_rows_alone(
     (store.folder(runs[0]) / "summary.json").write_text('{"status": "failed", "error": "disk full"}')
     assert (store.state(runs[0]), store.error(runs[0])) == ("failed", "disk full")
     assert reproduce.conclude(sample, runs, store, given) == 1
-    assert "1 of 8 runs are not there" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"  failed: a, easy, seed 1 ({store.folder(runs[0])})\n1 of 8 runs are not there" in told
     assert not (tmp_path / "out").exists()
     assert reproduce.conclude(sample, runs[1:], store, given) == 0
     assert (tmp_path / "out" / "docs" / "results.md").read_text().count(page.begin_mark("sample")) == 1
