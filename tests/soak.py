@@ -164,8 +164,12 @@ class Soak:
             self.expect(started, {2}, lines=1)
             self.counts["refused, brought back"] += 1
             self.bring_back()
-        if read_summary(self.run_dir).get("status") == "finished" and self.is_whole():
-            self.compare()
+        if read_summary(self.run_dir).get("status") == "finished":
+            if self.is_whole():
+                self.compare()
+            elif not find_all(self.run_dir):  # damage took them all: nothing is left to compare, nor to go on from
+                self.counts["finished, its checkpoints lost"] += 1
+                shutil.rmtree(self.run_dir)
 
     def is_whole(self) -> bool:
         """Whether the last checkpoint could be written; if not, the next start trains its rounds again."""
