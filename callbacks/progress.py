@@ -174,6 +174,11 @@ def _against(sent: float, dense: float) -> str:
 
 def _further_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = []
+    if summary.get("bytes/up/peers"):
+        lines.append(
+            "from client to client: a message counts up with its sender, once for each receiver, and down with each "
+            "receiver; dense is one model each way between a client and a server"
+        )
     if "total/network/seconds" in summary:
         reached = summary.get("network/seconds_to_target")
         target = "" if reached is None else f", target accuracy after {reached:.1f} s"

@@ -52,5 +52,10 @@ def test_network_and_solver_are_lines_below() -> None:
     assert "masks: density 0.500 in the last round; programs solved in 2.0 s, worst gap 1.0e-05" in " ".join(lines)
 
 
+def test_bytes_between_clients_are_said_to_be() -> None:
+    assert not any("from client to client" in line for line in shown())
+    assert "from client to client: a message counts up with its sender" in " ".join(shown(**{"bytes/up/peers": 10}))
+
+
 def test_bytes_have_three_digits() -> None:
     assert [format_bytes(count) for count in (999, 1234, 5_678_900)] == ["999 B", "1.23 kB", "5.68 MB"]
