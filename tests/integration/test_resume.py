@@ -120,6 +120,7 @@ def test_a_damaged_checkpoint_costs_only_the_rounds_since_the_one_before(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_ends_the_round_and_saves(tmp_path: Path, number: signal.Signals) -> None:
     options = ("method=fedpurin", "method.beta=4", f"trainer.rounds={ROUNDS}", "checkpoint.every=4")
+    signal.signal(number, signal.SIG_DFL)  # tests under nohup ignore SIGHUP, and so would the run
     whole = simulate(tmp_path / "whole", *options)
     with pytest.raises(SystemExit) as stop:
         simulate(tmp_path / "parts", *options, callbacks=[Fails(1, number)])

@@ -152,7 +152,7 @@ def test_on_divergence_stop_names_client_and_round(tmp_path: Path) -> None:
 
 class Breaks(Users):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and len(batch[1]) > 4:  # the trial before the run has four samples
             raise KeyError("no such thing")
         return super().training_step(batch, batch_idx)
 
