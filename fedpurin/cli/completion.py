@@ -21,7 +21,7 @@ FLAGS = {
     "sweep": "status expand --all --count --seed",
     "list": "--sort --reverse --csv",
     "reproduce": "--quick --jobs --status --expand --runs --out",
-    "sync": "--project --entity",
+    "sync": "--project --entity --timeout",
     "new": "method model callback --into",
     "completion": "bash zsh",
 }

@@ -123,5 +123,6 @@ def test_every_choice_composes() -> None:
     for group, choices in config_groups().items():
         for choice in choices:
             needed = [f"{group}._target_=torch.nn.Flatten"] if choice == "custom" else []
+            needed += ["model.name=resnet18"] if choice == "timm" else []
             config, _ = compose_config([f"{group}={choice}", *needed])
             assert config.trainer.rounds > 0
