@@ -51,7 +51,7 @@ class Net(nn.Module):
         return cross_entropy(self.backbone(x), y)
 
     def metrics(self, x: Tensor, y: Tensor, eval: bool = True) -> dict[str, Any]:
-        return {"loss": Weighted(float(self.loss(x, y, eval=True)) * len(y), len(y))}
+        return {"loss": Weighted(float(self.loss(x, y, eval=True).detach()) * len(y), len(y))}
 
 
 class Clock(TrainingProcessCallback):
