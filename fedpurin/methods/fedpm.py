@@ -20,12 +20,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange, Update
 from fedpurin.local.client import Client
 from fedpurin.local.fit import MODEL, LocalFit
 from fedpurin.methods.base import OPTIONS, Method, Round, mix_in
-from fedpurin.methods.partial import weight_matrices
+from fedpurin.methods.weights import require_weights, weight_elements, weight_matrices
 from fedpurin.seeding import torch_generator
 from fedpurin.space import Layout, ParameterSpace, Roles, pack_mask, unpack_mask
 
@@ -55,8 +54,7 @@ class FedPM(Method):
         return adapted
 
     def check(self, space: ParameterSpace, num_participants: int) -> None:
-        if not weight_matrices(space.shared):
-            raise ConfigError("method=FedPM masks the weights of layers, and this model has none")
+        require_weights(self, space)
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared, self._seed, self._round = shared, this_round.seed, this_round.number
@@ -123,10 +121,7 @@ class FedPM(Method):
     def _scored(self) -> Tensor:
         """Which elements have a score: those of weights."""
         assert self._weights is not None, "begin has run"
-        scored = torch.zeros(len(self._weights), dtype=torch.bool, device=self._weights.device)
-        for segment in weight_matrices(self._shared):
-            scored[segment.slice] = True
-        return scored
+        return weight_elements(self._shared, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self._weights, "alpha": self._alpha, "beta": self._beta, "theta": self._theta}

@@ -20,7 +20,8 @@ from torch import Tensor
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS
-from fedpurin.methods.partial import Partial, weight_matrices
+from fedpurin.methods.partial import Partial
+from fedpurin.methods.weights import weight_matrices
 
 
 @dataclass(kw_only=True, config=OPTIONS)

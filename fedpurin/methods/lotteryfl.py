@@ -23,7 +23,8 @@ from fedpurin.exchange import Exchange
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, Round
-from fedpurin.methods.partial import Partial, weight_matrices, without_smallest
+from fedpurin.methods.partial import Partial
+from fedpurin.methods.weights import weight_matrices, without_smallest
 from fedpurin.space import Layout
 
 

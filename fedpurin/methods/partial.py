@@ -9,19 +9,19 @@ everybody holds the initial weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange, Update
 from fedpurin.local.client import Client
 from fedpurin.methods.base import OPTIONS, Method, Round
-from fedpurin.space import Layout, ParameterSpace, Segment, pack_mask, unpack_mask
+from fedpurin.methods.weights import require_weights
+from fedpurin.space import Layout, ParameterSpace, pack_mask, unpack_mask
 
 
 @dataclass(kw_only=True, config=OPTIONS)
@@ -45,11 +45,7 @@ class Partial(Method):
         """After the upload: choose k_i anew. The answer comes at what it sent; of that it takes what it still shares."""
 
     def check(self, space: ParameterSpace, num_participants: int) -> None:
-        if not weight_matrices(space.shared):
-            raise ConfigError(
-                f"method={type(self).__name__} chooses among the weights of layers (tensors of two dimensions and more), and "
-                "this model has none"
-            )
+        require_weights(self, space)
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
@@ -92,20 +88,3 @@ class Partial(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._global = state["global"]
-
-
-def weight_matrices(layout: Layout) -> list[Segment]:
-    """The tensors that are pruned or chosen from: weights, neither biases nor norms."""
-    return [segment for segment in layout if len(segment.shape) > 1 and not segment.is_norm]
-
-
-def without_smallest(
-    size: Float32[Tensor, " length"], kept: Bool[Tensor, " length"], share: float, parts: Sequence[slice]
-) -> Bool[Tensor, " length"]:
-    """`kept` without the ⌊share·n⌋ smallest of its n elements in each part."""
-    left = kept.clone()
-    for part in parts:
-        alive = torch.nonzero(kept[part]).squeeze(1) + part.start
-        count = int(share * len(alive))
-        left[alive[size[alive].topk(count, largest=False).indices]] = False
-    return left

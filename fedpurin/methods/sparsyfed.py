@@ -20,12 +20,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange, Update
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, Method, Round, mix_in
-from fedpurin.methods.partial import weight_matrices
+from fedpurin.methods.weights import require_weights, weight_elements, weight_matrices
 from fedpurin.space import Layout, ParameterSpace, Roles, pack_mask
 
 
@@ -48,8 +47,7 @@ class SparsyFed(Method):
         return adapted
 
     def check(self, space: ParameterSpace, num_participants: int) -> None:
-        if not weight_matrices(space.shared):
-            raise ConfigError("method=SparsyFed prunes the weights of layers, and this model has none")
+        require_weights(self, space)
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
@@ -79,10 +77,7 @@ class SparsyFed(Method):
 
     def _pruned(self, values: Tensor) -> Tensor:
         """`values` without the smallest weights of all tensors together."""
-        is_weight = torch.zeros_like(values, dtype=torch.bool)
-        for segment in weight_matrices(self._shared):
-            is_weight[segment.slice] = True
-        places = torch.nonzero(is_weight).squeeze(1)
+        places = torch.nonzero(weight_elements(self._shared, values)).squeeze(1)
         count = len(places) - max(1, round(self.density * len(places)))
         pruned = values.clone()
         pruned[places[values[places].abs().topk(count, largest=False).indices]] = 0.0

@@ -22,7 +22,8 @@ from torch import Tensor
 from fedpurin.local.client import Client
 from fedpurin.local.fit import MODEL, LocalFit
 from fedpurin.methods.base import OPTIONS
-from fedpurin.methods.partial import Partial, weight_matrices, without_smallest
+from fedpurin.methods.partial import Partial
+from fedpurin.methods.weights import weight_matrices, without_smallest
 
 
 @dataclass(kw_only=True, config=OPTIONS)
