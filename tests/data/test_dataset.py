@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from fedpurin.config import ConfigError
 from fedpurin.data import from_datasets
 from fedpurin.data.dataset import channel_statistics, labelled_data
-
-
-class Pairs(Dataset[Any]):
-    def __init__(self, pairs: list[Any]) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.pairs[index]
+from tests.structures import Listed
 
 
 def test_statistics_are_exact_and_a_constant_channel_gets_one() -> None:
@@ -42,8 +32,8 @@ def test_statistics_agree_with_torch() -> None:
 
 
 def test_pil_images_are_normalised_by_the_training_pool() -> None:
-    train = Pairs([(Image.new("RGB", (4, 4), (value, 0, 0)), 0) for value in (10, 30)])
-    test = Pairs([(Image.new("RGB", (4, 4), (40, 0, 0)), 1)])
+    train = Listed([(Image.new("RGB", (4, 4), (value, 0, 0)), 0) for value in (10, 30)])
+    test = Listed([(Image.new("RGB", (4, 4), (40, 0, 0)), 1)])
     data = from_datasets(train, test)
     assert (data.num_classes, data.in_channels, data.image_size) == (2, 3, 4)
     ((x, _),) = data.test.batches([0], 1)
@@ -61,7 +51,7 @@ def test_normalise(normalise: str, value: float) -> None:
 
 def test_float_samples_are_used_as_they_are() -> None:
     samples = torch.randn(3, 7)
-    data = from_datasets(TensorDataset(samples, torch.tensor([0, 1, 2])), Pairs([(samples[0], 2)]))
+    data = from_datasets(TensorDataset(samples, torch.tensor([0, 1, 2])), Listed([(samples[0], 2)]))
     assert (data.num_classes, data.in_channels, data.image_size) == (3, 7, None)
     assert data.train.mean is None
     assert torch.equal(data.train.inputs, samples)
@@ -70,7 +60,7 @@ def test_float_samples_are_used_as_they_are() -> None:
 def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
     data = from_datasets(
         TensorDataset(torch.zeros(2, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])),
-        Pairs([(np.zeros((5, 5), dtype=np.uint8), np.int64(1))]),
+        Listed([(np.zeros((5, 5), dtype=np.uint8), np.int64(1))]),
     )
     assert data.train.sample_shape == (1, 5, 5)
 
@@ -78,28 +68,28 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (Pairs([]), Pairs([(torch.zeros(1), 0)]), "training data set is empty"),
-        (Pairs([(torch.zeros(1), 0)]), Pairs([]), "test data set is empty"),
-        (Pairs([(torch.zeros(1), 0), (torch.zeros(2), 0)]), Pairs([(torch.zeros(1), 0)]), "samples differ"),
-        (Pairs([(torch.zeros(1), 0)]), Pairs([(torch.zeros(2), 0)]), "must agree"),
-        (Pairs([(torch.zeros(1), -1)]), Pairs([(torch.zeros(1), 0)]), "labels run from -1"),
-        (Pairs([(torch.zeros(1), 0, 0)]), Pairs([(torch.zeros(1), 0)]), "different structure; they must agree"),
+        (Listed([]), Listed([(torch.zeros(1), 0)]), "training data set is empty"),
+        (Listed([(torch.zeros(1), 0)]), Listed([]), "test data set is empty"),
+        (Listed([(torch.zeros(1), 0), (torch.zeros(2), 0)]), Listed([(torch.zeros(1), 0)]), "samples differ"),
+        (Listed([(torch.zeros(1), 0)]), Listed([(torch.zeros(2), 0)]), "must agree"),
+        (Listed([(torch.zeros(1), -1)]), Listed([(torch.zeros(1), 0)]), "labels run from -1"),
+        (Listed([(torch.zeros(1), 0, 0)]), Listed([(torch.zeros(1), 0)]), "different structure; they must agree"),
         (
-            Pairs([(torch.zeros(1), "cat")]),
-            Pairs([(torch.zeros(1), 0)]),
+            Listed([(torch.zeros(1), "cat")]),
+            Listed([(torch.zeros(1), 0)]),
             "sample 0 of the training data set holds a str",
         ),
-        (iter(()), Pairs([(torch.zeros(1), 0)]), "it needs a length and samples by number"),
-        (Pairs([(torch.zeros(1, dtype=torch.complex64), 0)]), Pairs([(torch.zeros(1), 0)]), "complex64; integers"),
+        (iter(()), Listed([(torch.zeros(1), 0)]), "it needs a length and samples by number"),
+        (Listed([(torch.zeros(1, dtype=torch.complex64), 0)]), Listed([(torch.zeros(1), 0)]), "complex64; integers"),
         (
-            Pairs([(torch.zeros(1), n) for n in (3, 70, 500)]),
-            Pairs([(torch.zeros(1), 3)]),
+            Listed([(torch.zeros(1), n) for n in (3, 70, 500)]),
+            Listed([(torch.zeros(1), 3)]),
             "3 different numbers up to 500",
         ),
-        (Pairs([(torch.zeros(1, dtype=torch.uint8), 0)]), Pairs([(torch.zeros(1), 0)]), "stands for images"),
+        (Listed([(torch.zeros(1, dtype=torch.uint8), 0)]), Listed([(torch.zeros(1), 0)]), "stands for images"),
         (
             TensorDataset(torch.zeros(2, 1), torch.zeros(2)),
-            Pairs([(torch.zeros(1), 0)]),
+            Listed([(torch.zeros(1), 0)]),
             r"test targets \[\] torch.int64",
         ),
     ],
@@ -118,6 +108,6 @@ def test_tokens_reach_the_model_as_integers() -> None:
 
 
 def test_a_class_without_samples_is_told() -> None:
-    pairs = Pairs([(torch.zeros(1), 1), (torch.zeros(1), 2)])
+    pairs = Listed([(torch.zeros(1), 1), (torch.zeros(1), 2)])
     with pytest.warns(UserWarning, match="1 of the classes 0 to 2"):
         assert from_datasets(pairs, pairs).num_classes == 3

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from lightning_modules.backbones import lstm
+from tests.command import run_command
 
 PHRASES = {
     "ham": "to be or not to be that is ",
@@ -24,7 +23,6 @@ OPTIONS = [
     "partition.num_clients=3",
     "trainer.rounds=2",
     "trainer.local_epochs=2",
-    "callbacks.progress=null",
     "method=fedavg",
 ]
 
@@ -44,11 +42,7 @@ def write_text(path: Path, window: int = 6) -> None:
 
 
 def run(folder: Path, *options: str) -> list[dict[str, Any]]:
-    line = [sys.executable, "-m", "fedpurin", *OPTIONS, f"hydra.run.dir={folder}", *options]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    records = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in r.items() if not name.endswith("seconds")} for r in records]
+    return run_command(folder, *OPTIONS, *options)
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import fedpurin
 from fedpurin import ConfigError
 from tests import structures
+from tests.command import run_command
 
 OPTIONS = [
     "partition=iid",
@@ -105,17 +104,9 @@ def test_methods_that_need_classes_say_so(tmp_path: Path) -> None:
 
 
 def command(folder: Path, kind: str, *options: str) -> list[dict[str, Any]]:
-    model = KINDS[kind].__name__
-    line = [
-        sys.executable, "-m", "fedpurin", "data=custom", f"data._target_=tests.structures.{kind}", "model=custom",
-        f"model._target_=tests.structures.{model}", *OPTIONS, "callbacks.progress=null", f"hydra.run.dir={folder}", *options,
-    ]  # fmt: skip
-    if kind == "numbers":
-        line += JUDGED
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    records = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in r.items() if not name.endswith("seconds")} for r in records]
+    own = [f"data._target_=tests.structures.{kind}", f"model._target_=tests.structures.{KINDS[kind].__name__}"]
+    judged = JUDGED if kind == "numbers" else []
+    return run_command(folder, "data=custom", "model=custom", *own, *OPTIONS, *options, *judged)
 
 
 @pytest.mark.slow

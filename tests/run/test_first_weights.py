@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import fedpurin
 from fedpurin import ConfigError
 from fedpurin.hooks import RunCallback
 from fedpurin.space import ParameterSpace
+from tests.command import run_command
 from tests.methods.tiny import TEST, TRAIN, Plain
 
 OPTIONS = [
@@ -89,15 +87,10 @@ def test_nothing_private_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def command(folder: Path, *options: str) -> list[dict[str, Any]]:
-    line = [
-        sys.executable, "-m", "fedpurin", "partition.num_clients=4", "partition.train_per_client=60", "method=fedrod",
-        "trainer.init=per_client", "trainer.rounds=2", "trainer.local_epochs=1", "callbacks.progress=null",
-        f"hydra.run.dir={folder}", *options,
-    ]  # fmt: skip
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    records = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in r.items() if not name.endswith("seconds")} for r in records]
+    return run_command(
+        folder, "partition.num_clients=4", "partition.train_per_client=60", "method=fedrod", "trainer.init=per_client",
+        "trainer.rounds=2", "trainer.local_epochs=1", *options,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -55,15 +55,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ("hydra.run.dir=~/runs/a", "hydra.run.dir=/home/ann/runs/a"),
-        ("data.root='~/my data'", "data.root='/home/ann/my data'"),
-        ("data.root=~/a,~/b", "data.root=/home/ann/a,/home/ann/b"),
-        ("+partition.file=~", "+partition.file=/home/ann"),
-        ("--output=~/models", "--output=/home/ann/models"),
+        ("hydra.run.dir=~/runs/a", "hydra.run.dir=/homes/ann/runs/a"),
+        ("data.root='~/my data'", "data.root='/homes/ann/my data'"),
+        ("data.root=~/a,~/b", "data.root=/homes/ann/a,/homes/ann/b"),
+        ("+partition.file=~", "+partition.file=/homes/ann"),
+        ("--output=~/models", "--output=/homes/ann/models"),
         ("~callbacks.progress", "~callbacks.progress"),
         ("name=a~b", "name=a~b"),
     ],
 )
 def test_a_tilde_is_the_home_folder_in_every_option(given: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("HOME", "/homes/ann")
     assert folder.at_home([given]) == [meant]
