@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpurin.config import ConfigError, ProgramConfig
 from fedpurin.selection.answer import RESOLUTION, Answer, close_gap
@@ -66,32 +66,46 @@ class CardinalityProgram:
 
     def solve(self, scan: Scan, deadline: float) -> Answer:
         """Solve for the scores that the scan sees; `deadline` is a reading of `time.perf_counter`."""
-        return self.solve_many([scan], deadline)[0]
+        full = price_counts(self._open(scan))
+        core, stack = self.chain.apply(full) if self.program.reduce else (full, [])
+        items = self._items(core) if self.program.reduce else _single_parameters(scan)
+        return self._finish(full, stack, items, *self._solve_items(core, items, deadline))
 
     @property
     def can_join(self) -> bool:
         """Whether several clients fit into one statement: `layerwise` couples no tensors, so theirs stand in a row."""
         return self.program.reduce and self.total is None
 
-    def solve_many(self, scans: Sequence[Scan], deadline: float) -> list[Answer]:
-        """Solve several clients' programs by one call of the solver; more than one only where `can_join`."""
-        opened = [self._prepare(scan) for scan in scans]
-        solved = self._solve_items([core for _, core, _, _ in opened], [items for *_, items in opened], deadline)
-        return [
-            self._finish(full, stack, items, counts, outcome, scale)
-            for (full, _, stack, items), (counts, outcome, scale) in zip(opened, solved, strict=True)
-        ]
+    def solve_ties(
+        self,
+        score: NDArray[np.float64],
+        size: NDArray[np.int64],
+        ceiling: NDArray[np.int64],
+        deadline: float,
+    ) -> tuple[NDArray[np.bool_], Outcome]:
+        """Solve several clients' cores by one call, where a tensor has one item at most; arrays are [clients, tensors].
 
-    def _prepare(self, scan: Scan) -> tuple[Instance, Instance, list[tuple[Reduction, Any]], list[Items]]:
-        full = price_counts(self._open(scan))
-        core, stack = self.chain.apply(full) if self.program.reduce else (full, [])
-        return full, core, stack, self._items(core) if self.program.reduce else _single_parameters(scan)
+        Says of each client whether the solver took as much as its tensors' ceilings and sizes allow.
+        """
+        highest = score.max(axis=1, initial=0.0)
+        scale = np.divide(_LARGEST_SCORE, highest, out=np.ones_like(highest), where=highest > 0)
+        values = {
+            "score": (score * scale[:, None]).ravel(),
+            "size": size.ravel().astype(float),
+            "ceiling": ceiling.ravel().astype(float),
+        }
+        statement, outcome = self._call(self._state((1,) * score.size, values), deadline)
+        if not outcome.has_solution:
+            return np.zeros(len(score), dtype=bool), outcome
+        taken = np.rint(statement.variables["x"].value).reshape(score.shape)
+        is_best: NDArray[np.bool_] = (taken == np.minimum(ceiling, size)).all(axis=1)
+        return is_best, outcome
 
     def _finish(
         self,
         full: Instance,
         stack: list[tuple[Reduction, Any]],
-        items: list[Items],
+        items: Sequence[Items],
         counts: tuple[int, ...] | None,
         outcome: Outcome,
         scale: float,
@@ -157,22 +171,26 @@ class CardinalityProgram:
         return [item if len(item.size) else Items(np.zeros(1), np.zeros(1)) for item in items]
 
     def _solve_items(
-        self, cores: Sequence[Instance], items: Sequence[list[Items]], deadline: float
-    ) -> list[tuple[tuple[int, ...] | None, Outcome, float]]:
-        """Counts, outcome and scale of each client, whose tensors stand side by side in one statement."""
-        highest = [max(float(item.score.max(initial=0.0)) for item in own) for own in items]
-        scales = [_LARGEST_SCORE / high if high > 0 else 1.0 for high in highest]
-        flat = [item for own in items for item in own]
+        self, core: Instance, items: Sequence[Items], deadline: float
+    ) -> tuple[tuple[int, ...] | None, Outcome, float]:
+        """Counts of the tensors if the solver has a solution, its outcome, and the scale that it saw scores at."""
+        highest = max(float(item.score.max(initial=0.0)) for item in items)
+        scale = _LARGEST_SCORE / highest if highest > 0 else 1.0
         values = {
-            "score": np.concatenate(
-                [item.score * scale for own, scale in zip(items, scales, strict=True) for item in own]
-            ),
-            "size": np.concatenate([item.size for item in flat]),
-            "floor": np.array([count for core in cores for count in core.floor], dtype=float),
-            "ceiling": np.array([count for core in cores for count in core.ceiling], dtype=float),
-            "total": 0.0 if cores[0].total is None else float(cores[0].total),
+            "score": np.concatenate([item.score for item in items]) * scale,
+            "size": np.concatenate([item.size for item in items]),
+            "floor": np.array(core.floor, dtype=float),
+            "ceiling": np.array(core.ceiling, dtype=float),
+            "total": 0.0 if core.total is None else float(core.total),
         }
-        statement = self._state(tuple(len(item.size) for item in flat), values)
+        statement, outcome = self._call(self._state(tuple(len(item.size) for item in items), values), deadline)
+        if not outcome.has_solution:
+            return None, outcome, scale
+        starts = np.cumsum([0, *(len(item.size) for item in items)])[:-1]
+        counts = np.rint(np.add.reduceat(statement.variables["x"].value, starts)).astype(int)
+        return tuple(counts.tolist()), outcome, scale
+
+    def _call(self, statement: Statement, deadline: float) -> tuple[Statement, Outcome]:
         try:
             outcome = solve_statement(
                 statement.problem,
@@ -183,16 +201,7 @@ class CardinalityProgram:
             )
         except NonsenseError:
             outcome = Outcome(False, False, math.inf, 0.0, 0.0)
-        share = replace(  # the time of one call, dealt to its clients
-            outcome,
-            building_seconds=outcome.building_seconds / len(cores),
-            solver_seconds=outcome.solver_seconds / len(cores),
-        )
-        if not outcome.has_solution:
-            return [(None, share, scale) for scale in scales]
-        starts = np.cumsum([0, *(len(item.size) for item in flat)])[:-1]
-        counts = np.rint(np.add.reduceat(statement.variables["x"].value, starts)).astype(int).reshape(len(cores), -1)
-        return [(tuple(row), share, scale) for row, scale in zip(counts.tolist(), scales, strict=True)]
+        return statement, outcome
 
     def _state(self, num_items: tuple[int, ...], values: Values) -> Statement:
         """The program for so many items of each tensor; cores of a shape seen before are compiled already."""

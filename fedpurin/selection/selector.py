@@ -22,6 +22,7 @@ from fedpurin.selection.own import OwnProgram
 from fedpurin.selection.reduction.curve import ValueCurve
 from fedpurin.selection.reduction.scan import Scan, Threshold, open_scan
 from fedpurin.selection.solver import require_installed
+from fedpurin.selection.stack import solve_stack
 from fedpurin.space import Layout
 
 
@@ -68,7 +69,8 @@ class Selector:
         start = time.perf_counter()
         if self.own is not None:
             return self.own.select(scores)
-        scan = self._open(scores)
+        self._check(scores)
+        scan = open_scan(self.layout, scores)
         answer = self.program.solve(scan, start + self.config.time_limit)
         return self._select(scan, answer, time.perf_counter() - start)
 
@@ -87,19 +89,16 @@ class Selector:
         program = self.program
         if len(scores) < 2 or not isinstance(program, CardinalityProgram) or not program.can_join:
             return [self.solve(row) for row in scores]
-        start = time.perf_counter()
-        scans = [self._open(row) for row in scores]
-        answers = program.solve_many(scans, start + len(scans) * self.config.time_limit)
-        share = (time.perf_counter() - start) / len(scans)
-        return [self._select(scan, answer, share) for scan, answer in zip(scans, answers, strict=True)]
+        self._check(scores[0])
+        together = solve_stack(program, self.layout, scores)
+        return [one or self.solve(row) for one, row in zip(together, scores, strict=True)]
 
-    def _open(self, scores: Float32[Tensor, " length"]) -> Scan:
+    def _check(self, scores: Float32[Tensor, " length"]) -> None:
         if tuple(scores.shape) != (self.layout.length,) or scores.dtype != torch.float32:
             raise ValueError(
                 f"got {scores.dtype} scores of shape {tuple(scores.shape)}; the layout needs float32 and "
                 f"({self.layout.length},)"
             )
-        return open_scan(self.layout, scores)
 
     def _select(self, scan: Scan, answer: Answer, seconds: float) -> Selection:
         """Write the mask; `seconds` is what came before."""

@@ -138,6 +138,55 @@ def test_many_clients_at_once_get_the_masks_that_each_gets_alone(name: Any) -> N
         assert (mine.num_selected, mine.num_null, mine.core_size) == (its.num_selected, its.num_null, its.core_size)
 
 
+def test_many_clients_with_a_large_tensor_are_worth_the_same_to_the_last_bit() -> None:
+    layout = Layout.from_sizes([9_000, 300])  # the first takes the histogram when it is solved alone
+    kinds = ("normal", "heavy", "nulls", "ties", "equal")
+    rows = torch.stack([layout.embed(draw_scores(kind, layout.size, seed=8)) for kind in kinds])
+    for program in (ProgramConfig(tau=0.3), ProgramConfig(tau=0.3, open_below=1e-2)):
+        selector = Selector(layout, program)
+        for one, row in zip(selector.solve_many(rows), rows, strict=True):
+            other = selector.solve(row)
+            assert torch.equal(one.mask, other.mask)
+            assert one.certificate.objective == other.certificate.objective
+            assert one.certificate.num_selected == other.certificate.num_selected
+
+
+def test_equal_scores_of_a_stack_go_to_the_lower_index() -> None:
+    layout = Layout.from_sizes([5, 4])
+    rows = torch.stack([layout.embed(torch.tensor([1.0, 3, 1, 1, 0, 2, 2, 2, 2])), torch.zeros(layout.length)])
+    found, empty = Selector(layout, ProgramConfig(tau=0.5)).solve_many(rows)
+    assert found.mask.nonzero().flatten().tolist() == [0, 1, 64, 65]
+    assert found.packed.nonzero().flatten().tolist() == [0, 8]
+    assert (found.certificate.objective, found.certificate.core_size, found.certificate.num_null) == (8.0, 2, 1)
+    assert not empty.mask.any()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_score_of_a_stack_that_is_not_valid_is_named() -> None:
+    rows = SCORES.repeat(3, 1)
+    rows[1, 5] = -1.0
+    with pytest.raises(ValueError, match=r"score of tensor0\[5\] is -1"):
+        Selector(LAYOUT, ProgramConfig()).solve_many(rows)
+
+
+def test_what_a_joint_solve_leaves_short_is_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector = Selector(LAYOUT, ProgramConfig())
+    real = selector.program.solve_ties  # type: ignore[union-attr]
+
+    def short(*arguments: Any) -> Any:
+        best, outcome = real(*arguments)
+        best[1] = False
+        return best, outcome
+
+    monkeypatch.setattr(selector.program, "solve_ties", short)
+    rows = SCORES.repeat(3, 1)
+    alone = []
+    monkeypatch.setattr(Selector, "solve", lambda self, row, solve=Selector.solve: alone.append(1) or solve(self, row))
+    found = selector.solve_many(rows)
+    assert len(alone) == 1
+    assert all(torch.equal(one.mask, naive.layerwise(LAYOUT, SCORES, 0.5)) for one in found)
+
+
 def test_many_layerwise_clients_are_one_call_of_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, real = [], cardinality.solve_statement
     monkeypatch.setattr(cardinality, "solve_statement", lambda *a, **k: calls.append(1) or real(*a, **k))
