@@ -42,9 +42,9 @@ def measure(study: Measured, store: Store, root: Path, *, quick: bool) -> str:
     said = log.read_text().strip().splitlines()
     error = ""
     if code != 0:
-        error = f"{study.measure[0]} ended with code {code}: {said[-1] if said else 'without a word'}"
+        error = f"{' '.join(study.measure)} ended with code {code}: {said[-1] if said else 'without a word'}"
     elif not (folder / study.table).exists():
-        error = f"{study.measure[0]} wrote no {study.table}"
+        error = f"{' '.join(study.measure)} wrote no {study.table}"
     summary = {"status": "failed", "error": error} if error else {"status": "finished"}
     (folder / "summary.json").write_text(json.dumps(summary) + "\n")
     return error

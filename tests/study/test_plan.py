@@ -72,7 +72,8 @@ def test_every_cell_of_the_studies_that_ship_composes(name: str) -> None:
     """The first seed of each variant and of each setting, which is where overrides come from; or the script is there."""
     given = read_study(name)
     if isinstance(given, Measured):
-        assert (ROOT / given.measure[0]).is_file()
+        script = given.measure[0] if given.measure[0] != "-m" else given.measure[1].replace(".", "/") + ".py"
+        assert (ROOT / script).is_file()
         return
     for run in given.runs(quick=True):
         compose_config(run.cell.overrides)

@@ -220,7 +220,7 @@ def test_a_measured_study_is_its_script_s_table_once_a_code_version(
     assert reproduce.conclude_measured(timed, store, given) == 0  # measured already with this code
     newer = store_at(tmp_path / "runs", "n3w")
     assert reproduce.conclude_measured(timed, newer, given) == 1
-    assert "script.py ended with code 1: changed" in capsys.readouterr().out
+    assert "script.py --rows 7 ended with code 1: changed" in capsys.readouterr().out
     told = store_at(tmp_path / "runs", "n4w").others([])
     assert f"{tmp_path / 'runs' / 'c0de-measured'}: 1 results of code version c0de, kept apart and not used" in told
 
