@@ -4,8 +4,8 @@
     python -m benchmarks.mask_agreement --rounds 1 --options data=digits partition.num_clients=3
 
 All seeds share one deal of the samples (`partition.seed`); they differ in initial weights and in the order of batches.
-Agreement is Dice's, 2|m ∧ m'| / (|m| + |m'|), averaged over pairs. Chance is what masks with the same number of parameters in each
-tensor, drawn at random, would have: 2 Σ_l a_l b_l / n_l over the sum of a and b.
+Agreement is Dice's, 2|m ∧ m'| / (|m| + |m'|), averaged over pairs. Chance is what masks with the same number of
+parameters in each tensor, drawn at random, would have: 2 Σ_l a_l b_l / n_l over the sum of a and b.
 """
 
 from __future__ import annotations
