@@ -18,7 +18,7 @@ from fedpurin.exchange.ledger import Direction, Ledger, Phase
 from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.wire.blocks import BlockGrid, Span, grid_of
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
-from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.index import decode_indices, encode_indices
 from fedpurin.exchange.wire.message import COUNT_DTYPES, SectionTotals, view_values, write_values
 from fedpurin.space import Layout
 
@@ -37,14 +37,6 @@ class Channel:
     filed: Counter[str] = field(default_factory=Counter)
     """Bytes that are in the ledger already, by encoding."""
 
-    def send_index(
-        self, mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span
-    ) -> UInt8[Tensor, " bytes"]:
-        """Encode a piece of the index and decode it at the other end."""
-        encoded = encode_index(mask, universe, span)
-        self.totals.add_index(encoded)
-        return decode_index(encoded.table, encoded.index, universe, span)
-
     def send_values(self, values: Float32[Tensor, " values"], value_type: ValueType) -> Float32[Tensor, " values"]:
         """Encode a piece of the values and decode it at the other end, on this rank."""
         return view_values(write_values(self.totals, values, value_type), value_type).to(torch.float32)
@@ -52,6 +44,21 @@ class Channel:
     def send_counts(self, counts: Shaped[Tensor, " counts"], num_bytes: int) -> None:
         """Encode a piece of the contributor counts; they are small numbers and arrive as they are."""
         self.totals.add_counts(counts.to(COUNT_DTYPES[num_bytes]).view(torch.uint8))
+
+
+def send_indices(
+    channels: Sequence[Channel],
+    masks: UInt8[Tensor, "messages bytes"],
+    universes: UInt8[Tensor, "messages bytes"],
+    span: Span,
+) -> UInt8[Tensor, "messages bytes"]:
+    """Encode a piece of each message's index and decode it at the other end, on this rank."""
+    if not channels:
+        return masks
+    encoded = encode_indices(masks, universes, span)
+    for channel, index in zip(channels, encoded, strict=True):
+        channel.totals.add_index(index)
+    return decode_indices([e.table for e in encoded], [e.index for e in encoded], universes, span)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 from fedpurin.exchange.wire.header import Kind, ValueType
-from fedpurin.exchange.wire.index import decode_index, encode_index
+from fedpurin.exchange.wire.index import decode_indices, encode_indices
 from fedpurin.space import Layout
 
 Masks = dict[int, UInt8[Tensor, " packed"]]
@@ -36,20 +36,24 @@ def share_masks(
     channels = {client: Channel(kind, client) for client in setting.participants}
     shared: Masks = {}
     for batch in _batches(setting):
+        own = torch.stack([masks[client] for client in batch]) if batch else parameters.new_empty(0, len(parameters))
         pieces, lengths = [parameters[:0]], {}
-        for client in batch:
-            encoded = encode_index(masks[client], parameters, span)
+        for client, encoded in zip(batch, encode_indices(own, parameters, span), strict=True):
             channels[client].totals.add_index(encoded)
             pieces += [encoded.table, encoded.index]
             lengths[client] = encoded.index.numel()
         announced = setting.processes.gather_objects(lengths)
+        tables, indices, senders = [], [], []
         for clients, arrived in zip(announced, setting.processes.all_gather(torch.cat(pieces)), strict=True):
             messages = arrived.split_with_sizes([table_bytes + length for length in clients.values()])
             for client, message in zip(clients, messages, strict=True):
-                table, index = message[:table_bytes].clone(), message[table_bytes:]
+                table, index = message[:table_bytes], message[table_bytes:]
                 if setting.processes.owner(client) != setting.processes.rank:
                     channels[client].totals.read_index(table, index)
-                shared[client] = decode_index(table, index, parameters, span)
+                tables.append(table)
+                indices.append(index)
+                senders.append(client)
+        shared |= zip(senders, decode_indices(tables, indices, parameters, span), strict=True)
     for client in setting.own:
         setting.file(channels[client], "up", "mask", ValueType.NONE)
     return {client: shared[client] for client in setting.participants}, channels

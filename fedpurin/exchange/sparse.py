@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.channel import Channel, Setting
+from fedpurin.exchange.channel import Channel, Setting, send_indices
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.ledger import Phase
 from fedpurin.exchange.parallel import map_items
@@ -133,12 +133,8 @@ class SparseRound:
         wanted = unions(masks, self.user_rows, self.rows_of_here)
         if self.weights is not None:
             wanted |= masks[self.rows_of_here] & ~reduce(torch.bitwise_and, masks)
-
-        def tell(k: int) -> None:
-            j, row = self.own[k], self.own_here[k]
-            wanted[row] = self.requests[j].send_index(wanted[row], masks[self.rows_of_own[k]], span)
-
-        map_items(tell, range(len(self.own)))
+        requests = [self.requests[j] for j in self.own]
+        wanted[self.own_here] = send_indices(requests, wanted[self.own_here], masks[self.rows_of_own], span)
         return wanted
 
     def _exchange_values(self, span: Span, sent: Tensor) -> Tensor:
@@ -192,13 +188,13 @@ class SparseRound:
         divisors = self._divisors()
         finished = torch.zeros_like(at) if divisors else at & rows.sent[self.own_here]
         sums, counts = rows.sums(self.summands, self.own_here, at, finished, divisors, self.leaving)
+        listed = [k for k, i in enumerate(self.own) if self.others[i] and not self._as_requested(i)]
+        at[listed] = send_indices([self.results[self.own[k]] for k in listed], at[listed], masks[listed], span)
 
         def give(k: int) -> None:
             i, channel = self.own[k], self.results[self.own[k]]
             places, values = at[k], sums[k]
             if self.others[i]:
-                if not self._as_requested(i):
-                    places = channel.send_index(places, masks[k], span)
                 values = channel.send_values(values, self.value_type)
                 channel.send_counts(counts[k], self.count_bytes)
             part = self.vectors[i][span.start : span.stop]
@@ -212,16 +208,15 @@ class SparseRound:
         total_weight = sum(self.weights[j] for j in self.everyone)
         total = rows.weighted([self.weights[j] / total_weight for j in self.here])
         anyone = reduce(torch.bitwise_or, masks)
-        everything = span.packed(self.setting.parameters())
+        outside = span.packed(self.setting.parameters()) & ~masks[self.rows_of_own]
+        at = send_indices([self.rests[i] for i in self.own], anyone & outside, outside, span)
 
         def give(k: int) -> None:
             i = self.own[k]
-            outside = everything & ~masks[self.rows_of_own[k]]
-            at = self.rests[i].send_index(anyone & outside, outside, span)
-            values = self.rests[i].send_values(compress(total, at), self.value_type)
+            values = self.rests[i].send_values(compress(total, at[k]), self.value_type)
             part = self.vectors[i][span.start : span.stop]
-            part.masked_fill_(unpack_mask(outside), 0.0)
-            expand_into(part, at, values)
+            part.masked_fill_(unpack_mask(outside[k]), 0.0)
+            expand_into(part, at[k], values)
 
         map_items(give, range(len(self.own)))
 

@@ -19,7 +19,10 @@ sums most are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
@@ -65,10 +68,19 @@ _PEXT, _PDEP = _byte_tables()
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
     """Write which positions of `universe` are in `mask`, a subset of it; both packed, both of `span` alone."""
-    words, within = words_of(mask.cpu()), words_of(universe.cpu())
-    edges = np.concatenate([[0], np.cumsum(span.widths)]) // 64
-    table = np.zeros(span.num_blocks, dtype=np.uint32)
-    lengths = np.zeros(span.num_blocks, dtype=np.int64)
+    return encode_indices(mask.unsqueeze(0), universe, span)[0]
+
+
+def encode_indices(
+    masks: UInt8[Tensor, "messages bytes"], universes: UInt8[Tensor, "*messages bytes"], span: Span
+) -> list[EncodedIndex]:
+    """`encode_index` of many messages, as if their blocks were one's; one universe for all, or a row for each."""
+    if not len(masks):
+        return []
+    words, within = words_of(masks.cpu().flatten()), words_of(universes.cpu().expand_as(masks).flatten())
+    edges = _edges(span, len(masks))
+    table = np.zeros(len(edges) - 1, dtype=np.uint32)
+    lengths = np.zeros(len(table), dtype=np.int64)
 
     def run(blocks: range) -> NDArray[np.uint8]:
         first, last = blocks.start, blocks.stop
@@ -76,11 +88,25 @@ def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"
         used = _encode(words, within, edges[first : last + 1], _PEXT, buffer, table[first:last], lengths[first:last])
         return buffer[:used]
 
-    pieces = map_items(run, _groups(span.num_blocks))
+    pieces = map_items(run, _groups(len(table)))
     index = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
-    totals = np.bincount(table >> 24, weights=lengths + BLOCK_ENTRY_BYTES, minlength=len(Encoding))
-    packed = from_numpy(table.view(np.uint8)).to(mask.device), from_numpy(index).to(mask.device)
-    return EncodedIndex(*packed, [int(total) for total in totals])
+    message = np.repeat(np.arange(len(masks)), span.num_blocks)
+    totals = np.bincount(
+        message * len(Encoding) + (table >> 24), lengths + BLOCK_ENTRY_BYTES, minlength=len(masks) * len(Encoding)
+    )
+    tables = from_numpy(table.view(np.uint8)).to(masks.device).view(len(masks), -1)
+    indices = from_numpy(index).to(masks.device).split_with_sizes(lengths.reshape(len(masks), -1).sum(axis=1).tolist())
+    return [
+        EncodedIndex(*encoded)
+        for encoded in zip(tables, indices, totals.astype(int).reshape(len(masks), -1).tolist(), strict=True)
+    ]
+
+
+def _edges(span: Span, messages: int) -> NDArray[np.int64]:
+    """Where blocks begin, in words, of so many messages back to back."""
+    one = np.cumsum(span.widths) // 64
+    starts = np.arange(messages)[:, None] * one[-1]
+    return np.concatenate([[0], (starts + one).ravel()])
 
 
 def _groups(num_blocks: int) -> list[range]:
@@ -239,11 +265,25 @@ def decode_index(
     Raises:
         DecodeError: bytes that say nothing, or contradict each other, with the number of the offending block.
     """
+    return decode_indices([table], [index], universe, span)[0]
+
+
+def decode_indices(
+    tables: Sequence[UInt8[Tensor, " table_bytes"]],
+    indices: Sequence[UInt8[Tensor, " index_bytes"]],
+    universes: UInt8[Tensor, "*messages bytes"],
+    span: Span,
+) -> UInt8[Tensor, "messages bytes"]:
+    """`decode_index` of many messages: one universe for all, or a row for each. The inverse of `encode_indices`."""
+    count = len(tables)
+    if not count:
+        return universes.new_empty(0, universes.shape[-1])
+    table, index = torch.cat(list(tables)), torch.cat(list(indices))
     entries = table.cpu().numpy().view(np.uint32).astype(np.int64)
-    within = words_of(universe.cpu())
-    edges = np.concatenate([[0], np.cumsum(span.widths)]) // 64
+    within = words_of(universes.cpu().expand(count, -1).flatten())
+    edges = _edges(span, count)
     counts, skips, encoding = entries & 0xFFFF, (entries >> 16) & 0xFF, entries >> 24
-    sizes = np.empty(span.num_blocks, dtype=np.int64)
+    sizes = np.empty(len(entries), dtype=np.int64)
     _count_blocks(within, edges, sizes)
     _refuse(encoding > max(Encoding), span, "unknown encoding")
     _refuse(counts > sizes, span, "more values than positions")
@@ -253,11 +293,12 @@ def decode_index(
     lengths = np.choose(
         encoding, [0 * counts, 0 * counts, (sizes + 7) // 8, counts + skips, 2 * counts, 2 * (sizes - counts)]
     )
-    if lengths.sum() != index.numel():
-        raise DecodeError(f"the block table announces {lengths.sum()} index bytes; there are {index.numel()}")
+    for announced, found in zip(lengths.reshape(count, -1).sum(axis=1).tolist(), map(len, indices), strict=True):
+        if announced != found:
+            raise DecodeError(f"the block table announces {announced} index bytes; there are {found}")
     begins = np.concatenate([[0], np.cumsum(lengths)])
     data, words = index.cpu().numpy(), np.empty(len(within), dtype=np.uint64)
-    faults = np.zeros(span.num_blocks, dtype=np.int64)
+    faults = np.zeros(len(entries), dtype=np.int64)
 
     def run(blocks: range) -> None:
         first, last = blocks.start, blocks.stop
@@ -274,10 +315,10 @@ def decode_index(
             faults[first:last],
         )
 
-    map_items(run, _groups(span.num_blocks))
+    map_items(run, _groups(len(entries)))
     for fault in range(1, len(_FAULTS)):
         _refuse(faults == fault, span, _FAULTS[fault])
-    return from_numpy(words.view(np.uint8)).to(index.device)
+    return from_numpy(words.view(np.uint8)).view(count, -1).to(index.device)
 
 
 @njit()
@@ -359,4 +400,4 @@ def _read_distances(
 
 def _refuse(bad: NDArray[np.bool_], span: Span, what: str) -> None:
     if bad.any():
-        raise DecodeError(f"block {span.first + int(bad.argmax())}: {what}")
+        raise DecodeError(f"block {span.first + int(bad.argmax()) % span.num_blocks}: {what}")
