@@ -11,10 +11,7 @@ the previous one listed; a distance of 255 and more is written in a byte encodin
 255 positions, list none) and a rest. A block takes the encoding with the fewest index bytes, of equals the first.
 
 Always done on the CPU; a packed mask on a GPU is copied, an eighth of a byte a parameter. A block is first brought into
-its *compact* form, one bit for each position of its universe, back to back. Where the universe is everything that is a
-copy; where it is a client's own mask, each byte goes through a table (PEXT: the bits of one byte that another byte
-selects, moved together; PDEP is its inverse). Blocks that are empty or full need no compact form, and in requests and
-sums most are.
+its compact form (`compact.py`). Blocks that are empty or full need none, and in requests and sums most are.
 """
 
 from __future__ import annotations
@@ -29,8 +26,9 @@ from torch import Tensor, from_numpy
 
 from fedpurin.compiled import njit
 from fedpurin.exchange.parallel import is_parallel, map_items
-from fedpurin.exchange.wire.bits import FULL_WORD, count_words, words_of
+from fedpurin.exchange.wire.bits import count_words, words_of
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
+from fedpurin.exchange.wire.compact import PDEP, PEXT, gather_bits, spread_bits
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, BLOCK_SIZE, Encoding
 from fedpurin.exchange.wire.header import DecodeError
 from fedpurin.exchange.wire.lanes import popcount
@@ -39,7 +37,6 @@ _BLOCKS_AT_A_TIME = 64
 _SCRATCH_WORDS = BLOCK_SIZE // 64 + 1
 _SKIP = 255
 _ONE = np.uint64(1)
-_BITS = np.uint64(64)
 
 _NONE, _DENSE, _BITMAP, _COORDINATE8, _COORDINATE16, _COMPLEMENT16 = (int(encoding) for encoding in Encoding)
 
@@ -50,20 +47,6 @@ _FAULTS = (
     "an index that ends in a skip",
     "a position beyond the block",
 )
-
-
-def _byte_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    pext = np.zeros((256, 256), dtype=np.uint8)
-    pdep = np.zeros((256, 256), dtype=np.uint8)
-    values = np.arange(256)
-    for selector in range(256):
-        for rank, bit in enumerate(bit for bit in range(8) if selector >> bit & 1):
-            pext[selector] |= ((values >> bit & 1) << rank).astype(np.uint8)
-            pdep[selector] |= ((values >> rank & 1) << bit).astype(np.uint8)
-    return pext, pdep
-
-
-_PEXT, _PDEP = _byte_tables()
 
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
@@ -85,7 +68,7 @@ def encode_indices(
     def run(blocks: range) -> NDArray[np.uint8]:
         first, last = blocks.start, blocks.stop
         buffer = np.empty(8 * int(edges[last] - edges[first]), dtype=np.uint8)  # no encoding is longer than a bitmap
-        used = _encode(words, within, edges[first : last + 1], _PEXT, buffer, table[first:last], lengths[first:last])
+        used = _encode(words, within, edges[first : last + 1], PEXT, buffer, table[first:last], lengths[first:last])
         return buffer[:used]
 
     pieces = map_items(run, _groups(len(table)))
@@ -135,7 +118,7 @@ def _encode(
         if count == size and count > 0:
             encoding = _DENSE
         elif count > 0:
-            _gather_bits(words[first:last], universe[first:last], pext, compact)
+            gather_bits(words[first:last], universe[first:last], pext, compact)
             encoding, length = _BITMAP, (size + 7) // 8
             if count < length:
                 skips = _count_skips(compact, size)
@@ -158,58 +141,6 @@ def _encode(
         lengths[block] = length
         used += length
     return used
-
-
-@njit()
-def _gather_bits(
-    words: NDArray[np.uint64], universe: NDArray[np.uint64], pext: NDArray[np.uint8], compact: NDArray[np.uint64]
-) -> None:
-    """A block's bits at the universe's positions, back to back; zero behind the last one."""
-    compact[:] = np.uint64(0)
-    at = np.uint64(0)
-    for index in range(words.size):
-        within = universe[index]
-        if within == 0:
-            continue
-        moved = words[index]
-        if within != FULL_WORD:
-            moved = np.uint64(0)
-            filled = np.uint64(0)
-            for byte in range(8):
-                shift = np.uint64(8 * byte)
-                selector = (within >> shift) & np.uint64(255)
-                moved |= np.uint64(pext[selector, (words[index] >> shift) & np.uint64(255)]) << filled
-                filled += popcount(selector)
-        place, shift = at // _BITS, at % _BITS
-        compact[place] |= moved << shift
-        if shift:
-            compact[place + _ONE] |= moved >> (_BITS - shift)
-        at += popcount(within)
-
-
-@njit()
-def _spread_bits(
-    compact: NDArray[np.uint64], universe: NDArray[np.uint64], pdep: NDArray[np.uint8], words: NDArray[np.uint64]
-) -> None:
-    """The inverse of `_gather_bits`."""
-    at = np.uint64(0)
-    for index in range(words.size):
-        within = universe[index]
-        place, shift = at // _BITS, at % _BITS
-        moved = compact[place] >> shift
-        if shift:
-            moved |= compact[place + _ONE] << (_BITS - shift)
-        if within == FULL_WORD:
-            words[index] = moved
-        else:
-            spread = np.uint64(0)
-            for byte in range(8):
-                position = np.uint64(8 * byte)
-                selector = (within >> position) & np.uint64(255)
-                spread |= np.uint64(pdep[selector, moved & np.uint64(255)]) << position
-                moved >>= popcount(selector)
-            words[index] = spread
-        at += popcount(within)
 
 
 @njit()
@@ -310,7 +241,7 @@ def decode_indices(
             sizes[first:last],
             within,
             edges[first : last + 1],
-            _PDEP,
+            PDEP,
             words,
             faults[first:last],
         )
@@ -369,7 +300,7 @@ def _decode(
         if faults[block] == 0 and int(count_words(compact)) != count:
             faults[block] = 2
         if faults[block] == 0:
-            _spread_bits(compact, universe[first:last], pdep, words[first:last])
+            spread_bits(compact, universe[first:last], pdep, words[first:last])
 
 
 @njit()
