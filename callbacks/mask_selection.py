@@ -6,6 +6,7 @@ On a GPU the solve runs in a thread while the next client trains (`program.overl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -63,28 +64,59 @@ class MaskSelection(RunCallback):
 
     def on_fit_end(self, trainer: LocalTrainer, pl_module: lightning.LightningModule) -> None:
         """METHOD steps 2 and 3 for the client that has just been fitted."""
+        (objection,) = self.fits_ended(trainer, [trainer.client], trainer.vector[None], trainer.gradient[None])
+        if objection is not None:
+            raise Diverged(objection)
+
+    def fits_ended(
+        self, trainer: LocalTrainer, clients: Sequence[Client], vectors: Tensor, gradients: Tensor
+    ) -> list[str | None]:
+        """`on_fit_end` of clients that were fitted together, a row each; says of which the scores are not finite."""
         if self._selector is None:
-            return
-        client, shared = trainer.client, trainer.space.shared.length
-        fitted, start = trainer.vector[:shared], client.vector[:shared]
+            return [None] * len(clients)
         assert self.scores is not None, "on_run_start sets them"
-        uses_update = "update" in (self.scores.source, self.scores.order)
-        direction = fitted - start if uses_update else trainer.gradient
-        is_random = self.scores.order == "random"
-        name = {"round_number": trainer.round_number, "client": client.id}
-        if self.scores.own:
-            stream = torch_generator(trainer.seed, "scores/custom", **name)
-            scores = own_scores(fitted, start, trainer.gradient, trainer.space.shared, self.scores, stream)
-        else:
-            random = torch_generator(trainer.seed, "scores/random", **name) if is_random else None
-            scores = perturbation_scores(fitted, direction, self.scores, random)
-        if not bool(torch.isfinite(scores).all()):  # a gradient may be finite, and beyond what float16 holds
-            raise Diverged(f"scores are not finite (largest {self.scores.source}: {direction.abs().max():.3g})")
+        shared = trainer.space.shared.length
+        fitted, directions = vectors[:, :shared], gradients
+        if "update" in (self.scores.source, self.scores.order):
+            directions = fitted - torch.stack([client.vector[:shared] for client in clients])
+        scores = self._score(trainer, clients, fitted, directions, gradients)
+        finite = torch.isfinite(torch.stack(torch.aminmax(scores, dim=1))).all(dim=0).tolist()  # NaN where any is
+        objections: list[str | None] = [None] * len(clients)
+        for k, is_finite in enumerate(finite):
+            if not is_finite:  # a gradient may be finite, and beyond what float16 holds
+                largest = f"largest {self.scores.source}: {directions[k].abs().max():.3g}"
+                objections[k] = f"scores are not finite ({largest})"
+        self._solve_soon([(c, row) for c, row, is_finite in zip(clients, scores, finite, strict=True) if is_finite])
+        return objections
+
+    def _score(
+        self, trainer: LocalTrainer, clients: Sequence[Client], fitted: Tensor, directions: Tensor, gradients: Tensor
+    ) -> Tensor:
+        """Scores of the shared parameters, [clients, length]."""
+        assert self.scores is not None
+        if not self.scores.own and self.scores.order != "random":  # each element by itself
+            flat = perturbation_scores(fitted.flatten(), directions.flatten(), self.scores)
+            return flat.view(len(clients), -1)
+        rows, name = [], "scores/custom" if self.scores.own else "scores/random"
+        for client, own, direction, gradient in zip(clients, fitted, directions, gradients, strict=True):
+            stream = torch_generator(trainer.seed, name, round_number=trainer.round_number, client=client.id)
+            if self.scores.own:
+                start, layout = client.vector[: own.numel()], trainer.space.shared
+                rows.append(own_scores(own, start, gradient, layout, self.scores, stream))
+            else:
+                rows.append(perturbation_scores(own, direction, self.scores, stream))
+        return torch.stack(rows)
+
+    def _solve_soon(self, scored: Sequence[tuple[Client, Tensor]]) -> None:
+        """Together with others at the end of the round, or in a thread from now on."""
         if self._worker is None:
-            self._waiting.append((client, scores))
-            if len(self._waiting) * shared >= JOINT_SCORES:
-                self._solve_waiting()
-        else:
+            for client, scores in scored:
+                self._waiting.append((client, scores))
+                if len(self._waiting) * len(scores) >= JOINT_SCORES:
+                    self._solve_waiting()
+            return
+        assert self._selector is not None
+        for client, scores in scored:
             if scores.is_cuda:
                 torch.cuda.current_stream().synchronize()  # the thread must not read scores still being written
             self._pending[client.id] = client, self._worker.submit(self._selector.solve, scores)

@@ -67,6 +67,16 @@ class MaskProvider(Protocol):
         """Solve what is not solved yet: afterwards every client that was fitted has its mask."""
 
 
+class StackListener(Protocol):
+    """A callback that has its `on_fit_end` for many clients at once too, defined in the same class.
+
+    Where clients are fitted as one computation, they then need not become the live model one by one.
+    """
+
+    def fits_ended(self, trainer: Any, clients: Sequence[Any], vectors: Any, gradients: Any) -> Sequence[str | None]:
+        """Clients with their fitted vectors and last gradients, [clients, length]; why any of them is left out."""
+
+
 class RunCallback(lightning.Callback):
     """Base of what listens to a run. Every hook does nothing here; rank 0 alone calls the two marked so."""
 

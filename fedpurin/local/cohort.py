@@ -26,7 +26,7 @@ from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.executor import Plan, SerialExecutor
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import overridden
+from fedpurin.local.hooks import hears_stacks, overridden
 from fedpurin.local.stack import Stack
 from fedpurin.local.trainer import LocalTrainer, length_of, limits_of, loss_of
 from fedpurin.seeding import seed_global, torch_generator
@@ -46,7 +46,7 @@ class CohortExecutor(SerialExecutor):
         )
         self.evaluates_together = True
         listeners = [trainer.module, *trainer.fabric._callbacks]
-        self._is_heard = any(overridden(listener, "on_fit_end") for listener in listeners)
+        self._listeners = [listener for listener in listeners if overridden(listener, "on_fit_end")]
 
     def fit(self, clients: Sequence[Client], plans: Sequence[Plan], round_number: int) -> list[FitResult]:
         results: dict[int, FitResult] = {}
@@ -98,7 +98,7 @@ class CohortExecutor(SerialExecutor):
 
         seed_global(trainer.seed, f"{first.purpose}/dropout", round_number=round_number, client=clients[0].id)
         losses = torch.zeros(len(clients), device=vectors.device)
-        is_told = first.scored and self._is_heard
+        is_told = first.scored and bool(self._listeners)
         shared = slice(trainer.space.shared.length) if is_told or first.keeps_gradient else slice(0)
         gradients = torch.zeros(len(clients), shared.stop, device=vectors.device)
         batches = [self._batches(client, epochs, first.purpose, round_number) for client in clients]
@@ -127,29 +127,46 @@ class CohortExecutor(SerialExecutor):
                 client.reach = stack.reach(total)
         ends = torch.stack(tuple(torch.aminmax(vectors, dim=1)))  # NaN where any is
         finite = torch.isfinite(ends).all(dim=0).tolist()
+        states = [{name: buffer[k] for name, buffer in buffers.items()} for k in range(len(clients))]
+        diverged = [trainer.name_divergence(mean, is_finite) for mean, is_finite in zip(means, finite, strict=True)]
+        if is_told:
+            self._tell(clients, vectors, states, gradients, diverged)
         results: dict[int, FitResult] = {}
         for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):
-            state = {name: buffer[k] for name, buffer in buffers.items()}
-            diverged = trainer.name_divergence(means[k], finite[k])
-            if diverged is None and is_told:
-                diverged = self._tell(client, vectors[k], state, gradients[k])
-            if diverged is None and fit.keeps_gradient:
+            if diverged[k] is None and fit.keeps_gradient:
                 client.store("gradient", gradients[k])
-            if diverged is None:
-                client.keep(fit, vectors[k], state)
+            if diverged[k] is None:
+                client.keep(fit, vectors[k], states[k])
                 client.count(epochs, steps[k])
-            results[client.id] = FitResult(means[k], seconds, steps[k], diverged)
+            results[client.id] = FitResult(means[k], seconds, steps[k], diverged[k])
         return [results[client.id] for client, _ in members]
 
-    def _tell(self, client: Client, vector: Tensor, buffers: Tensors, gradient: Tensor) -> str | None:
-        """Let callbacks see the fitted model in the live module, as after a serial fit; what they object to."""
-        trainer = self.trainer
-        trainer.show(client, vector, buffers, gradient)
-        try:
-            trainer.fabric.call("on_fit_end", trainer=trainer, pl_module=trainer.module)
-        except Diverged as error:
-            return str(error)
-        return None
+    def _tell(
+        self,
+        clients: Sequence[Client],
+        vectors: Tensor,
+        states: Sequence[Tensors],
+        gradients: Tensor,
+        diverged: list[str | None],
+    ) -> None:
+        """Let callbacks see the fitted models, and enter into `diverged` what they object to.
+
+        Together where all who listen can; else one after the other in the live module, as after serial fits.
+        """
+        trainer, kept = self.trainer, [k for k, why in enumerate(diverged) if why is None]
+        if kept and all(hears_stacks(listener) for listener in self._listeners):
+            rows = slice(None) if len(kept) == len(clients) else kept
+            for listener in self._listeners:
+                told = listener.fits_ended(trainer, [clients[k] for k in kept], vectors[rows], gradients[rows])
+                for k, why in zip(kept, told, strict=True):
+                    diverged[k] = diverged[k] or why
+            return
+        for k in kept:
+            trainer.show(clients[k], vectors[k], states[k], gradients[k])
+            try:
+                trainer.fabric.call("on_fit_end", trainer=trainer, pl_module=trainer.module)
+            except Diverged as error:
+                diverged[k] = str(error)
 
     def _batches(self, client: Client, epochs: int, purpose: str, round_number: int) -> Iterator[Any]:
         """The client's batches of all epochs, in the order that the serial executor draws."""

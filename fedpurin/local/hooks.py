@@ -50,3 +50,13 @@ def without_index(step: Callable[..., Any]) -> Callable[..., Any]:
         return step(self, batch)
 
     return with_index
+
+
+def hears_stacks(listener: Any) -> bool:
+    """Whether a callback takes many fitted clients at once (`fedpurin.hooks.StackListener`).
+
+    Not if a subclass has an `on_fit_end` of its own: it has to be called.
+    """
+    order = type(listener).__mro__
+    owner = next((cls for cls in order if "on_fit_end" in vars(cls)), None)
+    return owner is not None and "fits_ended" in vars(owner) and "on_fit_end" not in vars(listener)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning
 import pytest
 import torch
 
 import fedpurin
+from callbacks.mask_selection import MaskSelection
 from fedpurin.exchange.wire import costs
+from fedpurin.local.hooks import hears_stacks
 from fedpurin.space import unpack_mask
 
 RUN = [
@@ -73,3 +78,53 @@ def test_a_gradient_beyond_float16_is_a_divergence(tmp_path: Path) -> None:
 def test_it_needs_to_be_there() -> None:
     with pytest.raises(fedpurin.ConfigError, match=r"keep callbacks.mask_selection"):
         fedpurin.simulate([*RUN, "~callbacks.mask_selection"])
+
+
+class Witness(lightning.Callback):
+    """Hears of every fit by itself, so that nobody is told of a stack."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        assert torch.equal(trainer.vector[:5], next(iter(pl_module.parameters())).flatten()[:5])
+        self.seen.append(trainer.client.id)
+
+
+@pytest.mark.parametrize("order", ["second", "update", "random"])
+def test_a_cohort_scored_as_a_stack_and_one_by_one_gives_the_same_masks(tmp_path: Path, order: str) -> None:
+    options = ["trainer.cohort=3", "trainer.executor=cohort", f"scores.order={order}", "trainer.rounds=1"]
+    alone = run(tmp_path / "alone", *options, "+callbacks.witness._target_=tests.callbacks.test_mask_selection.Witness")
+    together = run(tmp_path / "together", *options)
+    (listener,) = [c for c in alone.federation.trainer.fabric._callbacks if isinstance(c, Witness)]
+    assert sorted(listener.seen) == [0, 1, 2]
+    for client_id, client in together.federation.clients.items():
+        other = alone.federation.clients[client_id]
+        assert client.mask is not None
+        assert other.mask is not None
+        assert torch.equal(client.mask, other.mask)
+        assert torch.equal(client.vector, other.vector)
+
+
+def test_a_subclass_with_an_on_fit_end_of_its_own_is_told_of_each_fit() -> None:
+    class Extended(MaskSelection):
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None: ...
+
+    assert hears_stacks(MaskSelection())
+    assert not hears_stacks(Extended())
+    assert not hears_stacks(Witness())
+
+
+def test_an_infinite_score_in_a_stack_concerns_its_own_client_alone(tmp_path: Path) -> None:
+    result = run(tmp_path, "trainer.rounds=1")
+    trainer = result.federation.trainer
+    clients = list(result.federation.clients.values())
+    (callback,) = [c for c in trainer.fabric._callbacks if isinstance(c, MaskSelection)]
+    callback.scores = replace(callback.scores, source="gradient", order="first")  # type: ignore[type-var]
+    gradients = torch.ones(3, trainer.space.shared.length)
+    gradients[1, 7] = 1e6  # beyond float16
+    vectors = torch.stack([client.vector for client in clients])
+    told = callback.fits_ended(trainer, clients, vectors, gradients)
+    assert [told[0], told[2]] == [None, None]
+    assert told[1] == "scores are not finite (largest gradient: 1e+06)"
+    assert [client.id for client, _ in callback._waiting] == [0, 2]
