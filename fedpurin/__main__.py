@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from fedpurin.cli.help import COMMANDS, check_command, help_text
 from fedpurin.cli.packages import find_own_packages, hidden_companions
-from fedpurin.cli.text import show_what_can_be_shown
+from fedpurin.cli.text import print_lines, show_what_can_be_shown
 from fedpurin.config import ConfigError
 from fedpurin.run import starting
 from fedpurin.run.folder import at_home
 from fedpurin.run.lock import is_first_process
-from fedpurin.run.place import FolderError
+from fedpurin.run.place import FolderError, Place
 from fedpurin.run.start import run
 
 if TYPE_CHECKING:
     from fedpurin.cli.multirun import Multirun
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""Hydra's variable: tracebacks whole, and raised."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in COMMANDS:
             return _command(arguments[0])(arguments[1:])
         if arguments in (["--help"], ["-h"], ["help"]):
-            print(help_text())
+            print_lines(help_text().splitlines())
         elif arguments == ["--version"]:
             from fedpurin import __version__
 
@@ -112,7 +115,7 @@ def train(arguments: Sequence[str]) -> None:
     note(run_dir)
     try:
         make_folder(run_dir)  # what Hydra would end with a traceback
-        _run_hydra()
+        _run_hydra_in(run_dir)
     except (ConfigError, KeyboardInterrupt):
         withdraw(run_dir)
         raise
@@ -122,12 +125,35 @@ def train(arguments: Sequence[str]) -> None:
         raise
 
 
-def _run_hydra(multirun: Multirun | None = None) -> None:
+def _run_hydra_in(run_dir: Path) -> None:
+    """Where Hydra itself cannot write the run folder, its error comes here instead of going to the terminal.
+
+    Raises:
+        FolderError: what has happened to the folder, in a line.
+    """
+    given = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"  # Hydra asks at the moment of a failure; the run itself gets the user's value back
+    with Place(run_dir).explained():
+        try:
+            _run_hydra(before=lambda: _put_back(given))
+        finally:
+            _put_back(given)
+
+
+def _put_back(given: str | None) -> None:
+    os.environ.pop(FULL_ERROR, None)
+    if given is not None:
+        os.environ[FULL_ERROR] = given
+
+
+def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | None = None) -> None:
     import hydra
     from omegaconf import DictConfig
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
     def task(composed: DictConfig) -> None:
+        if before is not None:
+            before()
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
         from omegaconf import OmegaConf
@@ -155,7 +181,7 @@ def _run_hydra(multirun: Multirun | None = None) -> None:
             error = lost
         except Exception as failure:
             error = failure
-        if error is not None and (not follows or os.environ.get("HYDRA_FULL_ERROR") == "1"):
+        if error is not None and (not follows or os.environ.get(FULL_ERROR) == "1"):
             raise error  # Hydra's to report
         if multirun is not None and follows:
             multirun.end(run_dir, error)  # the sweep goes on with its other runs
@@ -184,7 +210,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _complain(error: Exception, code: int) -> int:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    if os.environ.get(FULL_ERROR) == "1":
         raise error
     print(f"fedpurin: {error}", file=sys.stderr)
     return code

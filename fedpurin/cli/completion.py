@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fedpurin.cli.text import Help
+
 FLAGS = {
     "report": "--out --x --at-bytes --style --width --font --font-size",
     "partition": "--out",
@@ -63,9 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedpurin completion",
         description="Print a script that completes commands, options and choices with the tab key.",
-        epilog="bash:  fedpurin completion bash > ~/.fedpurin-completion && echo '. ~/.fedpurin-completion' >> ~/.bashrc\n"
-        "zsh:   fedpurin completion zsh > ~/.fedpurin-completion && echo '. ~/.fedpurin-completion' >> ~/.zshrc",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Once, for bash (for zsh: its name, and ~/.zshrc):\n"
+        "  fedpurin completion bash > ~/.fedpurin-completion\n"
+        "  echo '. ~/.fedpurin-completion' >> ~/.bashrc",
+        formatter_class=Help,
     )
     parser.add_argument("shell", choices=("bash", "zsh"), help="the shell that will read it")
     print(script(parser.parse_args(list(arguments)).shell), end="")

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fedpurin.cli.text import Help
 from fedpurin.config import ConfigError
 
 
@@ -21,15 +22,16 @@ def main(arguments: Sequence[str]) -> int:
     """`fedpurin export RUN_DIR --client ID`."""
     parser = argparse.ArgumentParser(
         prog="fedpurin export",
-        description="Write one client's personalised model from a run's newest sound checkpoint, as\n"
-        "  client-ID.safetensors   safetensors.torch.load_file(path)  ->  module.load_state_dict(...)\n"
-        "  client-ID.ckpt          MyModule.load_from_checkpoint(path), or torch.load(path)['state_dict'];\n"
-        "                          torch.load(path)['fedpurin'] holds the normalisation of the inputs, the\n"
-        "                          client's test samples (test_indices), and what was measured on them",
+        description="Write one client's personalised model from a run's newest sound checkpoint, twice:\n\n"
+        "  client-ID.safetensors   weights and buffers\n"
+        "  client-ID.ckpt          the same as a Lightning checkpoint\n\n"
+        "Load them with module.load_state_dict(safetensors.torch.load_file(path)) and with\n"
+        "MyModule.load_from_checkpoint(path). torch.load(path)['fedpurin'] holds the normalisation of the inputs, the\n"
+        "client's test samples (test_indices), and what was measured on them.",
         epilog="Examples:\n"
         "  fedpurin export outputs/2026-05-04/10-15-00 --client 3\n"
         "  fedpurin export runs/a --client 3 --rounds 100 --output models/   an older checkpoint",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
     parser.add_argument("--client", metavar="ID", type=int, required=True, help="the client, counted from 0")

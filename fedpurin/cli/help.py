@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
+from fedpurin.cli.text import fold
 from fedpurin.config import ConfigError, did_you_mean
 
 COMMANDS = {
@@ -94,12 +95,12 @@ def help_text() -> str:
     notes = "\n".join(textwrap.fill(note, width, break_on_hyphens=False) for note in NOTES)
     return f"""\
 usage: fedpurin [option=value ...]        train a federation
-       fedpurin COMMAND ...               (fedpurin COMMAND --help)
+       fedpurin COMMAND ... [--help]      any other
 
 {about}
 
 Examples
-{EXAMPLES}
+{chr(10).join(fold(EXAMPLES, width))}
 
 Choices (group=choice)
 {chr(10).join(choices)}

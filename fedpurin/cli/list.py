@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurin.cli.sweep import inspect
-from fedpurin.cli.text import print_lines
+from fedpurin.cli.text import Help, print_lines
 from fedpurin.config import ConfigError
 from fedpurin.report.table import FORMULA
 from fedpurin.run import reader
@@ -30,12 +30,18 @@ def main(arguments: Sequence[str]) -> int:
         description="List the runs in and below folders: method, data, personalised accuracy (mean over clients, of\n"
         "the last evaluated round, and the best round's), bytes sent up and down by all clients, rounds, state.",
         epilog="Examples:\n  fedpurin list\n  fedpurin list multirun/tau --sort bytes\n  fedpurin list --csv > runs.csv",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument(
         "folders", metavar="DIR", type=Path, nargs="*", help="where to look (default: outputs and multirun, if there)"
     )
-    parser.add_argument("--sort", choices=COLUMNS, default="accuracy", help="column to sort by (default: accuracy)")
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        choices=COLUMNS,
+        default="accuracy",
+        help=f"{', '.join(COLUMNS)} (default: accuracy)",
+    )
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--csv", action="store_true", help="comma-separated, bytes as whole numbers")
     given = parser.parse_args(list(arguments))

@@ -6,12 +6,14 @@ Owns: the rich table, the bubble chart, the command's own option `--out`. Does n
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpurin.cli.text import Help
 from fedpurin.config import Config, ConfigError
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.partitions import Partition, partition
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-USAGE = """fedpurin partition [--out FILE] [overrides]
-Shows how a partition deals the samples to clients, as a table and a figure (default: partition.png); trains nothing.
-  fedpurin partition data=fashion_mnist partition.num_clients=20 partition.alpha=0.1 --out deal.svg"""
 DEFAULT_FIGURE = Path("partition.png")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 _SHOWN_CLASSES = 5  # the most frequent classes that a row names when a column each would not fit
@@ -40,16 +39,24 @@ def main(arguments: Sequence[str]) -> int:
     """
     from fedpurin.run.compose import compose_config
 
-    overrides, out = list(arguments), DEFAULT_FIGURE
-    if {"-h", "--help"} & set(overrides):
-        print(USAGE)
-        return 0
-    if "--out" in overrides:
-        position = overrides.index("--out")
-        if position + 1 == len(overrides):
-            raise ConfigError(f"--out needs a file that ends in {', '.join(FIGURE_SUFFIXES)}")
-        out = Path(overrides[position + 1])
-        del overrides[position : position + 2]
+    parser = argparse.ArgumentParser(
+        prog="fedpurin partition",
+        description="Show how a partition deals the samples to clients, as a table and a figure; nothing is trained.",
+        epilog="Examples:\n"
+        "  fedpurin partition partition.alpha=0.1\n"
+        "  fedpurin partition data=fashion_mnist partition.num_clients=20 --out deal.svg",
+        formatter_class=Help,
+    )
+    parser.add_argument("overrides", metavar="option=value", nargs="*", help="options as for a run")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        default=DEFAULT_FIGURE,
+        help=f"the figure; ends in {', '.join(FIGURE_SUFFIXES)} (default: %(default)s)",
+    )
+    given = parser.parse_intermixed_args(list(arguments))
+    overrides, out = given.overrides, given.out
     config, _ = compose_config(overrides)
     show_partition(config, out)
     return 0

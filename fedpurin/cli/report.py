@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from fedpurin.cli.text import Help
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import Comparison, compare
 from fedpurin.report.figure import Figure, Section
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="fedpurin report",
         description="Compare finished runs: the paper's table, figures, and one page to look at.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that hold them (a sweep)")
     parser.add_argument("--out", default="report", metavar="DIR", help="where to write (default: ./report)")

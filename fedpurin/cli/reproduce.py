@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fedpurin
 from fedpurin.cli.sweep_file import quote
-from fedpurin.cli.text import print_lines
+from fedpurin.cli.text import Help, print_lines
 from fedpurin.config import ConfigError
 from fedpurin.study.plan import Measured, PlannedRun, Study, chosen_studies, study_names
 from fedpurin.study.store import Store, code_version
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "  fedpurin reproduce all --quick                  a smoke version of everything, on digits\n"
         "  fedpurin reproduce field --expand > field.txt   lines for slurm/array.sbatch\n\n"
         "Finished runs of the same options, code and data are kept; the same command goes on where it stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="studies; none or `all`: every study")
     parser.add_argument("--quick", action="store_true", help="two rounds of three clients each; writes nothing")

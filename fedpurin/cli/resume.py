@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedpurin.cli.text import Help
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.compose import compose_config, config_groups
 from fedpurin.run.growing import check_places
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         "  fedpurin resume --trust runs/a                 its model or method is a class of your own\n\n"
         "Options that would change the science are refused by name; free are: "
         + " ".join(name for name in FREE if name != "choices"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's folder (hydra.run.dir)")
     parser.add_argument("overrides", metavar="option=value", nargs="*", help="free options to change")

@@ -17,6 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from fedpurin.cli.text import Help
 from fedpurin.config import ConfigError, ProgramConfig, ScoresConfig
 from fedpurin.exchange.wire.costs import VALUE_BYTES, dense_bytes, encoding_costs, upload_overhead_bytes
 from fedpurin.selection.certificate import Selection
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="fedpurin select",
         description="Solve one critical-parameter program (docs/method.md, step 3) and print its certificate.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     source = parser.add_argument_group("scores")
     either = source.add_mutually_exclusive_group(required=True)
@@ -108,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits.add_argument("--budget", default="0.1", help="upload: a fraction of the dense bytes, or bytes (budget)")
     limits.add_argument(
-        "--value-dtype", choices=sorted(VALUE_BYTES), default="float32", help="of values on the wire (budget)"
+        "--value-dtype",
+        metavar="DTYPE",
+        choices=sorted(VALUE_BYTES),
+        default="float32",
+        help=f"of values on the wire: {', '.join(sorted(VALUE_BYTES))} (budget; default: %(default)s)",
     )
     limits.add_argument(
         "--exchange", choices=("on_demand", "direct"), default="on_demand", help="decides the headers (budget)"

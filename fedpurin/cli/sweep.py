@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedpurin.cli.sweep_file import expand, quote, read_sweep
-from fedpurin.cli.text import print_lines
+from fedpurin.cli.text import Help, print_lines
 from fedpurin.config import ConfigError
 from fedpurin.run import reader
 from fedpurin.run.lock import is_locked
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
         "  fedpurin sweep status multirun/2026-05-04/10-15-00\n"
         "  fedpurin sweep expand configs/sweeps/tau.yaml > tau.txt\n"
         "  fedpurin sweep expand configs/sweeps/tau_beta.yaml --count 40 > tau_beta.txt",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     status = commands.add_parser(
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
         help="which runs are done, running, failed, refused, stopped or missing, and what finishes the sweep",
         description="List a sweep's runs that are not done, with the last error, and the command that runs just them.\n"
         "The exit code is 0 when every run is done, 1 otherwise.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     status.add_argument("sweep_dir", metavar="DIR", type=Path, help="hydra.sweep.dir, or the array's SWEEP_DIR")
     status.add_argument("--all", action="store_true", help="list the runs that are done as well")
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Print a line of overrides for each run of a W&B sweep file: every combination of its values,\n"
         "or with --count draws from its values and distributions (instead of W&B's own search). Overrides in the\n"
         "file's command come first; resume, logger and hydra.* are left to the array.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     lines.add_argument("file", metavar="FILE", type=Path, help="W&B sweep configuration, YAML")
     lines.add_argument("--count", metavar="N", type=int, help="draw N runs at random")

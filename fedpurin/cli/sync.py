@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedpurin.cli.text import Help
 from fedpurin.config import ConfigError
 from fedpurin.run.lock import is_locked
 from fedpurin.run.reader import read_summary
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Upload runs to W&B that were recorded without a network, without W&B, or only in part.\n"
         "May be repeated, also while a run goes on: what W&B has is not sent again.",
         epilog="Examples:\n  fedpurin sync outputs/2026-05-04/10-15-00\n  fedpurin sync multirun/tau/*/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="run folders (hydra.run.dir)")
     parser.add_argument("--project", default=None, help="W&B project; default: the run's own, else fedpurin")

@@ -69,6 +69,19 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     assert find_all(disk / "run") == []
 
 
+def test_a_disk_that_is_full_from_the_start_is_told_in_a_line(disk: Path) -> None:
+    """Hydra's own files are the first that do not fit; its traceback is not for the user."""
+    fill(disk)
+    command = [sys.executable, "-m", "fedpurin", "trainer.rounds=1", f"hydra.run.dir={disk / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.removeprefix("fedpurin: loading PyTorch ...\n").splitlines()
+    assert line.startswith(
+        f"fedpurin: hydra.run.dir={disk / 'run'} can no longer be written: No space left on device (0 B"
+    )
+    assert line.endswith(f"make space, then `fedpurin resume {disk / 'run'}` continues it")
+
+
 def test_once_there_is_space_the_next_checkpoint_is_written(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     class MakesSpace:
         def on_round_start(self, federation: fedpurin.Federation) -> None:
