@@ -186,6 +186,8 @@ class TrainerConfig:
     cohort: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Changes.BITS] = "auto"
     """Consecutive clients of a cohort. The last bits of a fit depend on it, never on the number of processes."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    channels_last: Annotated[bool, Changes.BITS] = False
+    """Images go to the model with their channels next to each other in memory, in which convolutions may be faster."""
     threads: Annotated[Annotated[int, Field(ge=1)] | None, Changes.BITS] = 1
     """Intra-op threads of a process. The bits depend on it; None shares out the node's cores among its processes."""
 

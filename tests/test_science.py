@@ -13,7 +13,7 @@ from fedpurin.science import Changes, ReadIf, covers, marked, read_only_if
 
 def test_marks_are_found_in_sections_unions_and_mappings() -> None:
     assert marked(DataConfig, Changes.NOTHING) == ("root", "download")
-    assert set(marked(TrainerConfig, Changes.BITS)) == {"executor", "cohort", "threads"}
+    assert set(marked(TrainerConfig, Changes.BITS)) == {"executor", "channels_last", "cohort", "threads"}
     assert set(marked(Config, Changes.RECORD)) == {
         "network", "callbacks", "trainer.evaluate_every", "trainer.monitor", "trainer.monitor_mode",
     }  # fmt: skip

@@ -37,6 +37,8 @@ class Pool(Samples):
     flip: bool = False
     rotation: float = 0.0
     crop_padding: int = 0
+    channels_last: bool = False
+    """Whether batches of images are laid out [n, H, W, C] in memory; their shape stays [n, C, H, W]."""
 
     def __post_init__(self) -> None:
         if (self.flip or self.rotation or self.crop_padding) and self.inputs.dim() != 4:
@@ -91,4 +93,14 @@ class Pool(Samples):
         inputs = inputs.to(torch.float32)
         if self.mean is not None and self.std is not None:
             inputs.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
-        return inputs if draws is None else augment.apply(inputs, draws, self.crop_padding)
+        if draws is not None:
+            inputs = augment.apply(inputs, draws, self.crop_padding)
+        return _lay_out(inputs) if self.channels_last else inputs
+
+
+def _lay_out(images: Tensor) -> Tensor:
+    """Channels last. The strides are said, not asked for: with one channel both layouts are the same memory, and a
+    convolution would take the other one."""
+    _, channels, height, width = images.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return images.permute(0, 2, 3, 1).contiguous().as_strided(images.shape, strides)

@@ -97,6 +97,8 @@ def _why_not(trainer: LocalTrainer, config: Config, callbacks: Sequence[Any]) ->
         return "a collate function makes the batches"
     if config.trainer.precision != "32-true":
         return f"trainer.precision={config.trainer.precision}"
+    if config.trainer.channels_last:
+        return "trainer.channels_last=true"
     if configured_optimizer(module) is None:
         return f"{type(module).__name__}.configure_optimizers is not one element-wise optimizer without a schedule"
     for hook in STEP_HOOKS:

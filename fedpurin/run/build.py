@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError
-from fedpurin.data import LabelledData, Pool, from_datasets, load, owned, partition
+from fedpurin.data import LabelledData, Pool, Samples, from_datasets, load, owned, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
@@ -160,6 +161,8 @@ def _assemble(
     checkpointer.use = describe_use(module, *before[0], arguments, data.train)
     check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
+    if config.trainer.channels_last:
+        data = replace(data, train=_channels_last(data.train), test=_channels_last(data.test))
 
     trainer = LocalTrainer(
         fabric,
@@ -220,6 +223,13 @@ def _assemble(
         num_train={client_id: len(indices) for client_id, indices in enumerate(parts.train)},
         links=draw_links(config.network, config.partition.num_clients, config.seed) if config.network else (),
     )
+
+
+def _channels_last(samples: Samples) -> Samples:
+    if not isinstance(samples, Pool) or samples.inputs.dim() != 4:
+        shape = list(samples.sample_shape)
+        raise ConfigError(f"trainer.channels_last=true needs images [C, H, W] with one target; samples are {shape}")
+    return replace(samples, channels_last=True)
 
 
 def _check_classes(method: Method, data: LabelledData) -> None:

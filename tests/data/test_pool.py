@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,3 +153,21 @@ def test_the_device_changes_no_bit() -> None:
         return torch.cat([x for x, _ in pool.to(device).batches(range(64), 7, generator=torch.Generator())]).cpu()
 
     assert torch.equal(epoch("cpu"), epoch("cuda"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_laid_out_with_channels_last_keep_shape_and_values(channels: int) -> None:
+    images = torch.randint(0, 256, (7, channels, 4, 5), dtype=torch.uint8)
+    mean, std = torch.full((channels,), 100.0), torch.full((channels,), 50.0)
+    pool = Pool(images, torch.arange(7), mean, std, flip=True)
+    laid = replace(pool, channels_last=True)
+    for generator in (None, 3):
+        pair = [
+            list(p.batches(torch.arange(7), 3, generator=generator and torch.Generator().manual_seed(generator)))
+            for p in (pool, laid)
+        ]
+        for (x, y), (other, labels) in zip(*pair, strict=True):
+            assert torch.equal(x, other)
+            assert torch.equal(y, labels)
+            assert other.stride() == (20 * channels, 1, 5 * channels, channels)
+            assert torch.conv2d(other, torch.ones(2, channels, 3, 3)).is_contiguous(memory_format=torch.channels_last)
