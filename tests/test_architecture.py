@@ -22,6 +22,7 @@ OURS = ("fedpurin", "callbacks", "lightning_modules")
 # From the leaves to the roots. A module has the rank of the longest name here that it begins with; modules of one room
 # may import each other, all others only what ranks below them: by an import anywhere in the file, or by a dotted name.
 LAYERS = (
+    "run.files",
     "compiled metrics science seeding space run.environment run.interruption run.reader run.tensor_files",
     "data_config",
     "config",

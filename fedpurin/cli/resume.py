@@ -22,6 +22,7 @@ from fedpurin.cli.text import Help
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.compose import compose_config, config_groups
 from fedpurin.run.growing import check_places
+from fedpurin.run.place import LogFile
 from fedpurin.run.resume import FREE, check_not_from_python
 from fedpurin.run.start import run
 from fedpurin.run.stored_config import read_config
@@ -96,7 +97,7 @@ def set_up_logging(run_dir: Path) -> None:
     """What Hydra does for a new run: the log on the terminal and in the run folder."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     try:
-        handlers.append(logging.FileHandler(run_dir / "fedpurin.log"))
+        handlers.append(LogFile(run_dir / "fedpurin.log"))
     except OSError as error:
         raise ConfigError(f"{run_dir} cannot be written: {error.strerror}") from None
     logging.basicConfig(

@@ -200,6 +200,9 @@ def _read_clients(path: Path, rounds: Array, notes: list[str]) -> tuple[Array, d
     except FileNotFoundError:
         notes.append("clients.csv is missing: nothing about single clients")
         return empty, {}, {}
+    except OSError as error:
+        notes.append(f"clients.csv cannot be read ({error.strerror}): nothing about single clients")
+        return empty, {}, {}
     if table.is_cut:
         notes.append("clients.csv: the last row is cut off and not used")
     finals = (*FINAL_COLUMNS, *(name for name in table.names if name.startswith("test/")))  # of validation_step's own

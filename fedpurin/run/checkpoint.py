@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fedpurin.exchange import Processes
+from fedpurin.run.files import open_file, read_file
 from fedpurin.run.growing import LINES, appended_files, copy_files
 from fedpurin.run.place import free_bytes, in_words
 from fedpurin.run.tensor_files import METADATA, DamagedTensorsError, read_tensors
@@ -63,10 +64,10 @@ class Checkpoint:
             CheckpointError: names the first file that is missing or differs.
         """
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
+            manifest = json.loads(read_file(self.path / MANIFEST))
             files: dict[str, dict[str, Any]] = dict(manifest["files"])
             rounds_done, owner = int(manifest["rounds_done"]), manifest.get("run")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{self.path}: {MANIFEST} cannot be read ({type(error).__name__})") from None
         if rounds_done != self.rounds_done:
             raise CheckpointError(f"{self.path}: {MANIFEST} is of the checkpoint after {rounds_done} rounds")
@@ -261,8 +262,8 @@ def sync_files(paths: Iterable[Path]) -> dict[str, int]:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with open_file(path) as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _write_synced(path: Path, value: Mapping[str, Any]) -> None:

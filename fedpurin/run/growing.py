@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedpurin.config import ConfigError
+from fedpurin.run.files import open_file
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def is_intact(run_dir: Path, copies: Path) -> bool:
     names = [path.name for path in copies.iterdir()] if copies.is_dir() else []
     return all(
         (run_dir / name).is_file()
+        and (copies / name).is_file()
         and (run_dir / name).stat().st_size == (copies / name).stat().st_size
         and _begins_like(run_dir / name, copies / name)
         for name in names
@@ -112,7 +114,7 @@ def put_aside(path: Path, why: str) -> Path:
 
 
 def _begins_like(path: Path, copy: Path) -> bool:
-    with path.open("rb") as mine, copy.open("rb") as theirs:
+    with open_file(path) as mine, open_file(copy) as theirs:
         while chunk := theirs.read(CHUNK_BYTES):
             if mine.read(len(chunk)) != chunk:
                 return False

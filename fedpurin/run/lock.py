@@ -38,7 +38,8 @@ class RunLock:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)  # Python closes it in every child that it starts
+            # No link, since it is written. Python closes it in every child that it starts.
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise ConfigError(f"hydra.run.dir={self.path.parent} cannot be written: {error.strerror}") from None
         try:

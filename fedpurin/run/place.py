@@ -7,11 +7,13 @@ own: writing (record.py, checkpoint.py), who prints the line. Imports neither to
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -19,6 +21,22 @@ DISKS = (*FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 """Errors of writing that a disk causes, whatever the file."""
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+class LogFile(logging.FileHandler):
+    """A log whose lines wait in memory while its file cannot be written, say on a full disk.
+
+    Python's own prints a traceback for each of them; what the run needs from its folder it notices by itself.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, without lines that still find no space."""
+        with suppress(OSError):
+            super().close()
 
 
 class FolderError(OSError):

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpurin.run.files import LARGE_BYTES, open_file, read_file
+
 CONFIG, METRICS, CLIENTS, SUMMARY = "config.yaml", "metrics.jsonl", "clients.csv", "summary.json"
 ENVIRONMENT, PARTITION, MASKS = "environment.json", "partition.json", "masks.jsonl"
 RUN_FILES = frozenset({CONFIG, METRICS, SUMMARY})
@@ -68,8 +70,8 @@ class Table:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where the file is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -82,14 +84,14 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 def read_lines(path: Path) -> Lines:
     """A JSON lines file; no line where it is missing."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_file(path, LARGE_BYTES).splitlines()
     except OSError:
         lines = []
     values, broken = [], []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             broken.append(number)
             continue
         if isinstance(value, dict):
@@ -100,7 +102,7 @@ def read_lines(path: Path) -> Lines:
 def read_ends(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first and the last line of a JSON lines file, without decoding those between; empty where one is broken."""
     try:
-        with path.open("rb") as file:
+        with open_file(path, LARGE_BYTES) as file:
             first = file.readline()
             last = next(iter(deque(file, maxlen=1)), first)
     except OSError:
@@ -117,7 +119,7 @@ def read_rounds(run_dir: Path) -> list[dict[str, Any]]:
 def count_rounds(run_dir: Path) -> int:
     """How many rounds have ended, by their lines alone."""
     try:
-        return (run_dir / METRICS).read_bytes().count(b"\n")
+        return read_file(run_dir / METRICS, LARGE_BYTES).count(b"\n")
     except OSError:
         return 0
 
@@ -128,7 +130,7 @@ def read_clients(run_dir: Path) -> Table:
     Raises:
         FileNotFoundError: there is none.
     """
-    text = (run_dir / CLIENTS).read_bytes().decode(errors="replace")
+    text = read_file(run_dir / CLIENTS, LARGE_BYTES).decode(errors="replace")
     whole = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(whole, newline=""))
     names = tuple(next(reader, []))
@@ -164,7 +166,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(read_file(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise Unreadable(f"{path.name} is missing") from None
     except Exception as error:  # beside YAMLError, whatever its constructors raise: ValueError, RecursionError
@@ -216,6 +218,6 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _decoded(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpurin.config import Config, ConfigError
+from fedpurin.run.files import read_file
 
 FILE = "config.yaml"
 SIGNATURE = re.compile(rb"# run ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
@@ -41,7 +42,7 @@ def write_config(run_dir: Path, config: Config, run_id: str) -> None:
 def read_id(run_dir: Path) -> str | None:
     """The run's id; None where there is no file, or no last line."""
     try:
-        signature = _signature((run_dir / FILE).read_bytes())
+        signature = _signature(read_file(run_dir / FILE))
     except OSError:
         return None
     return signature[1].decode() if signature else None
@@ -59,7 +60,7 @@ def read_config(run_dir: Path) -> Config:
 
     path = run_dir / FILE
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         if path.exists():
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
@@ -72,7 +73,7 @@ def read_config(run_dir: Path) -> Config:
         )
     try:
         mapping: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException):
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException):
         mapping = None
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} is damaged: it is not a configuration")

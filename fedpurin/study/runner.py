@@ -131,6 +131,7 @@ def _new_pool() -> ProcessPoolExecutor:
 def run_one(overrides: Sequence[str], folder: str) -> str:
     """Inside a worker: one run into its folder; returns the error's line, empty when it finished."""
     from fedpurin.run.compose import compose_config
+    from fedpurin.run.place import LogFile
     from fedpurin.run.record import make_folder
     from fedpurin.run.start import run
 
@@ -141,7 +142,7 @@ def run_one(overrides: Sequence[str], folder: str) -> str:
         logging.basicConfig(
             level=logging.INFO,
             format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s",
-            handlers=[logging.FileHandler(run_dir / "fedpurin.log")],
+            handlers=[LogFile(run_dir / "fedpurin.log")],
             force=True,
         )
         run(config, run_dir)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpurin.config import Config
+from fedpurin.config import Config, ConfigError
 from fedpurin.run import reader
 from fedpurin.tracking import wandb_service
 from fedpurin.tracking.mask_figures import Pixels, density_figure, overlap_figure, to_pixels
@@ -33,7 +33,9 @@ def identity(run_dir: Path) -> dict[str, Any]:
     """This folder's one W&B run, chosen at its first use: {"id": ...}, and "uploaded" once it was synced."""
     path = run_dir / IDENTITY
     if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored = reader.read_object(path)
+        if not isinstance(stored.get("id"), str):
+            raise ConfigError(f"{path} is damaged: remove it, and the run becomes another one on W&B")
         return stored
     asked, own = os.environ.get("WANDB_RUN_ID"), secrets.token_hex(4)
     if asked and (why := _belongs_elsewhere(asked, run_dir)):

@@ -6,6 +6,7 @@ Disks are real: a small tmpfs, where this process may mount one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from fedpurin import ConfigError
 from fedpurin.local.client import Client
 from fedpurin.local.store import DiskStore
 from fedpurin.run.checkpoint import find_all
-from fedpurin.run.place import FolderError
+from fedpurin.run.place import FolderError, LogFile
 from fedpurin.run.resume import is_finished
 from fedpurin.run.stored_config import read_config
 from tests.integration.test_resume import CLI, assert_same, assert_same_folders
@@ -80,6 +81,21 @@ def test_a_disk_that_is_full_from_the_start_is_told_in_a_line(disk: Path) -> Non
         f"fedpurin: hydra.run.dir={disk / 'run'} can no longer be written: No space left on device (0 B"
     )
     assert line.endswith(f"make space, then `fedpurin resume {disk / 'run'}` continues it")
+
+
+def test_lines_of_the_log_that_find_no_space_wait_for_it(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, handler = logging.getLogger("a full disk"), LogFile(disk / "log")
+    log.addHandler(handler)
+    try:
+        fill(disk)
+        log.warning("the first")
+        (disk / "filler").unlink()
+        log.warning("the second")
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    assert (disk / "log").read_text() == "the first\nthe second\n"
+    assert capsys.readouterr().err == ""
 
 
 def test_once_there_is_space_the_next_checkpoint_is_written(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
