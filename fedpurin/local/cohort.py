@@ -28,7 +28,8 @@ from fedpurin.local.executor import Plan, SerialExecutor
 from fedpurin.local.fit import LocalFit
 from fedpurin.local.hooks import hears_stacks, overridden
 from fedpurin.local.stack import Stack
-from fedpurin.local.trainer import LocalTrainer, length_of, limits_of, loss_of
+from fedpurin.local.stacked_batches import StackedTests, by_length
+from fedpurin.local.trainer import LocalTrainer, limits_of, loss_of
 from fedpurin.seeding import seed_global, torch_generator
 
 Tensors = dict[str, Tensor]
@@ -44,6 +45,7 @@ class CohortExecutor(SerialExecutor):
             _Step(trainer.module, "training_step"),
             _Step(trainer.module, "validation_step"),
         )
+        self._tests = StackedTests(trainer.test, trainer.batch_size)
         self.evaluates_together = True
         listeners = [trainer.module, *trainer.fabric._callbacks]
         self._listeners = [listener for listener in listeners if overridden(listener, "on_fit_end")]
@@ -106,7 +108,7 @@ class CohortExecutor(SerialExecutor):
         trainer.module.train()
         for step in range(steps[0]):
             stack.narrow(sum(total > step for total in steps))
-            for rows, batch in _by_length([next(batches[k]) for k in range(stack.active)]):
+            for rows, batch in by_length([next(batches[k]) for k in range(stack.active)]):
                 with trainer.counters.of_many():
                     loss = self._gradients(stack, rows, batch, buffers, context)
                 is_last = torch.tensor([step // int(num_batches[k]) == epochs - 1 for k in rows])
@@ -224,18 +226,12 @@ class CohortExecutor(SerialExecutor):
         tensors = trainer.space.row_views(torch.stack(list(vectors)))
         tensors |= {name: torch.stack([c.buffers[name] for c in clients]) for name in clients[0].buffers}
         totals: list[dict[str, float]] = [{} for _ in clients]
-        batches = [iter(trainer.test.batches(client.test_indices, trainer.batch_size)) for client in clients]
         trainer.module.eval()
-        present = list(range(len(clients)))
-        while present:
-            drawn = [(k, batch) for k in present if (batch := next(batches[k], None)) is not None]
-            present = [k for k, _ in drawn]
-            for places, batch in _by_length([batch for _, batch in drawn]):
-                rows = [present[place] for place in places]
-                own = tensors if len(rows) == len(clients) else {name: t[rows] for name, t in tensors.items()}
-                for name, values in self._logged(own, batch).items():
-                    for row, value in zip(rows, values, strict=True):
-                        totals[row][name] = totals[row].get(name, 0.0) + value
+        for rows, batch in self._tests.of(clients):
+            own = tensors if len(rows) == len(clients) else {name: t[rows] for name, t in tensors.items()}
+            for name, values in self._logged(own, batch).items():
+                for row, value in zip(rows, values, strict=True):
+                    totals[row][name] = totals[row].get(name, 0.0) + value
         samples = [len(client.test_indices) for client in clients]
         return [
             trainer.evaluation.named({name: total / count for name, total in own.items()})
@@ -306,15 +302,6 @@ class _Contexts:
 
 def _prefixed(tensors: Mapping[str, Tensor]) -> Tensors:
     return {f"module.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _by_length(batches: Sequence[Any]) -> Iterator[tuple[list[int], Any]]:
-    """Batches of one length together, stacked: which ones, and [rows, batch, ...]."""
-    alike: dict[int, list[int]] = {}
-    for place, batch in enumerate(batches):
-        alike.setdefault(length_of(batch), []).append(place)
-    for places in alike.values():
-        yield places, pytree.tree_map(lambda *rows: torch.stack(rows), *[batches[place] for place in places])
 
 
 def length_of_rows(batch: Any) -> int:
