@@ -283,7 +283,7 @@ def _holds_another(run_dir: Path) -> str:
         return ""
     try:
         began = reader.read_options(run_dir)
-        asked: Any = OmegaConf.load(run_dir / reader.HYDRA / "config.yaml")  # with interpolations
+        asked: Any = OmegaConf.create(reader.read_yaml(run_dir / reader.HYDRA / "config.yaml"))  # with interpolations
     except Exception:  # one of them is not there or not YAML: then it says nothing
         return ""
     differing = []

@@ -79,13 +79,16 @@ class Checkpoint:
         for name, expected in files.items():
             if not MEMBER.fullmatch(name) or (self.path / name).resolve() != inside / name:
                 raise CheckpointError(f"{self.path}: {MANIFEST} names {name}, which is not inside the checkpoint")
+            length = expected.get("bytes") if isinstance(expected, dict) else None
             try:
-                found = _fingerprint(self.path / name)
+                found = (self.path / name).stat().st_size
+                is_whole = found == length and _fingerprint(self.path / name) == expected  # a longer one is not read
             except OSError as error:
                 raise CheckpointError(f"{self.path}: {name} cannot be read ({error.strerror})") from None
-            if found != expected:
-                cut = isinstance(expected, dict) and found["bytes"] < expected.get("bytes", 0)
-                what = "is cut short" if cut else "has other bytes than were saved"
+            if not is_whole:
+                what = (
+                    "is cut short" if isinstance(length, int) and found < length else "has other bytes than were saved"
+                )
                 raise CheckpointError(f"{self.path}: {name} {what}")
 
     def read_state(self) -> dict[str, Any]:

@@ -166,11 +166,28 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(read_file(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = read_file(path)
+        check_references(content)
+        return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise Unreadable(f"{path.name} is missing") from None
     except Exception as error:  # beside YAMLError, whatever its constructors raise: ValueError, RecursionError
         raise Unreadable(f"{path.name} cannot be read: {' '.join(str(error).split())[:MAX_REASON]}") from None
+
+
+def check_references(content: bytes) -> None:
+    """Refuse YAML that repeats parts of itself by reference: no run does, and a few lines of it fill any memory.
+
+    Raises:
+        ValueError: it does.
+    """
+    import yaml
+
+    if b"*" not in content:
+        return
+    events = yaml.parse(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if any(isinstance(event, yaml.AliasEvent) for event in events):
+        raise ValueError("it repeats parts of itself by reference (&name, *name)")
 
 
 def read_overrides(run_dir: Path) -> list[str] | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.run.files import read_file
+from fedpurin.run.reader import check_references
 
 FILE = "config.yaml"
 SIGNATURE = re.compile(rb"# run ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
@@ -72,6 +73,7 @@ def read_config(run_dir: Path) -> Config:
             f"`fedpurin resume {run_dir} option=value`; if the change is meant, delete the file's last line"
         )
     try:
+        check_references(content)
         mapping: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException):
         mapping = None

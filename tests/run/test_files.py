@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fedpurin.cli.sweep import inspect
 from fedpurin.config import ConfigError
 from fedpurin.run import reader
 from fedpurin.run.checkpoint import Checkpoint, CheckpointError
@@ -76,3 +78,31 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run cannot be written: Too many levels of symbolic links"):
         RunLock(tmp_path / "run").acquire()
     assert precious.read_text() == "mine"
+
+
+def test_a_configuration_that_repeats_itself_by_reference_is_not_unfolded(tmp_path: Path) -> None:
+    """Ten lines that would be ten milliards of values."""
+    (tmp_path / ".hydra").mkdir()
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11))]
+    for name in ("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    (tmp_path / reader.METRICS).write_text('{"round": 0}\n')
+    with pytest.raises(reader.Unreadable, match="it repeats parts of itself by reference"):
+        reader.read_options(tmp_path)
+    with pytest.raises(ConfigError, match=r"config.yaml is damaged"):
+        read_config(tmp_path)
+    assert reader.read_overrides(tmp_path) is None
+    assert inspect(tmp_path).rounds == 1
+
+
+def test_a_star_is_no_reference() -> None:
+    reader.check_references(b"name: 'a *b'\ntags: [\"*\"]\n")
+
+
+def test_a_file_of_a_checkpoint_that_has_grown_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "lines").mkdir()
+    files = {name: {"bytes": 1, "sha256": ""} for name in ("lines/metrics.jsonl", "state.json", "tensors/.metadata")}
+    (tmp_path / "manifest.json").write_text(json.dumps({"rounds_done": 1, "files": files}))
+    holes(tmp_path / "lines" / "metrics.jsonl")
+    with pytest.raises(CheckpointError, match=r"lines/metrics.jsonl has other bytes than were saved"):
+        Checkpoint(tmp_path, 1).verify()
