@@ -128,7 +128,8 @@ class Setting:
     def file(self, channel: Channel, direction: Direction, phase: Phase, value_type: ValueType) -> None:
         """Enter into the ledger those bytes of a message that it does not hold yet."""
         by_encoding = channel.totals.bytes_by_encoding(value_type)
-        self.ledger.record(self.round, channel.client, direction, phase, by_encoding - channel.filed)
+        new = by_encoding - channel.filed if channel.filed else by_encoding
+        self.ledger.record(self.round, channel.client, direction, phase, new)
         channel.filed = by_encoding
 
     def deliver(self, headers: Mapping[int, bytes], channels: Mapping[int, Channel]) -> set[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedpurin.compiled import njit
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.parallel import map_chunks
-from fedpurin.exchange.wire.bits import count_words, words_of
+from fedpurin.exchange.wire.bits import FULL_WORD, count_words, words_of
 from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word
 
 TILE_WORDS = 8
@@ -235,12 +235,18 @@ def _weigh_chunk(
     total: NDArray[np.float32],
 ) -> None:
     lane = np.empty(64, dtype=np.uint32)
-    spread, size = lane.view(np.float32), np.uint64(values.size)
+    spread, size, numbers = lane.view(np.float32), np.uint64(values.size), values.view(np.float32)
     for index in range(sent.shape[1]):
         base = _BITS * np.uint64(index)
         for row in range(sent.shape[0]):
-            word = sent[row, index]
-            cursors[row] = spread_word(values, cursors[row], size, word, lane, np.uint64(0))
+            word, begin = sent[row, index], cursors[row]
+            if word == FULL_WORD and begin + _BITS <= size:
+                for bit in range(_BITS):
+                    product = numbers[begin + bit] * weights[row]
+                    total[base + bit] += product
+                cursors[row] += _BITS
+                continue
+            cursors[row] = spread_word(values, begin, size, word, lane, np.uint64(0))
             for bit in range(_BITS):
                 product = spread[bit] * weights[row]
                 total[base + bit] += product

@@ -128,7 +128,13 @@ def _compress(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDA
     """Fill `target`, never past its end: threads write side by side."""
     filled, size = np.uint64(0), np.uint64(target.size)
     for index in range(words.size):
-        filled = compress_word(source, _BITS * np.uint64(index), words[index], target, filled, size)
+        base = _BITS * np.uint64(index)
+        if words[index] == FULL_WORD and filled + _BITS <= size:  # of dense messages all are
+            for bit in range(_BITS):
+                target[filled + bit] = source[base + bit]
+            filled += _BITS
+        else:
+            filled = compress_word(source, base, words[index], target, filled, size)
 
 
 def expand_into(
@@ -159,6 +165,11 @@ def _expand(source: NDArray[np.uint32], words: NDArray[np.uint64], target: NDArr
     for index in range(words.size):
         word, base = words[index], _BITS * np.uint64(index)
         if word == 0:
+            continue
+        if word == FULL_WORD and read + _BITS <= size:
+            for bit in range(_BITS):
+                target[base + bit] = source[read + bit]
+            read += _BITS
             continue
         read = spread_word(source, read, size, word, lane, np.uint64(0))
         for bit in range(_BITS):

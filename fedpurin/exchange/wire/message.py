@@ -28,6 +28,7 @@ from fedpurin.exchange.wire.index import decode_index, encode_index
 from fedpurin.space import Layout
 
 WITHOUT_VALUES = (Kind.MASK, Kind.REQUEST)
+_ENCODINGS = tuple(encoding.name.lower() for encoding in Encoding)
 COUNT_DTYPES = {1: torch.uint8, 2: torch.int16}
 
 
@@ -61,8 +62,9 @@ class SectionTotals:
     def add_index(self, encoded: EncodedIndex) -> None:
         """Count a piece of the block table and of the index section that this side wrote."""
         self.read_index(encoded.table, encoded.index)
-        for encoding, num_bytes in zip(Encoding, encoded.encoding_bytes, strict=True):
-            self.encoding_bytes[encoding.name.lower()] += num_bytes
+        for encoding, num_bytes in zip(_ENCODINGS, encoded.encoding_bytes, strict=True):
+            if num_bytes:
+                self.encoding_bytes[encoding] += num_bytes
 
     def read_index(self, table: Tensor, index: Tensor) -> None:
         """Count a piece of the block table and of the index section that arrived."""
@@ -113,9 +115,13 @@ class SectionTotals:
 
     def bytes_by_encoding(self, value_type: ValueType) -> Counter[str]:
         """What all bytes of the message are, its header included."""
-        return self.encoding_bytes + Counter(
-            {"header": HEADER_BYTES, value_type.name.lower(): self.value_bytes, "counts": self.count_bytes}
-        )
+        counted = self.encoding_bytes.copy()
+        counted["header"] = HEADER_BYTES
+        if self.value_bytes:
+            counted[value_type.name.lower()] = self.value_bytes
+        if self.count_bytes:
+            counted["counts"] = self.count_bytes
+        return counted
 
     def check(self, data: bytes) -> Header:
         """Compare what was read with what the header announces.
