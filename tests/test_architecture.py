@@ -23,7 +23,7 @@ OURS = ("fedpurin", "callbacks", "lightning_modules")
 # may import each other, all others only what ranks below them: by an import anywhere in the file, or by a dotted name.
 LAYERS = (
     "run.files",
-    "compiled metrics science seeding space run.environment run.interruption run.reader run.tensor_files",
+    "compiled metrics parallel science seeding space run.environment run.interruption run.reader run.tensor_files",
     "data_config",
     "config",
     "exchange hooks own report run.compose run.growing run.lock run.place run.slurm run.starting run.stored_config run.trust",

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.groups import Groups
-from fedpurin.exchange.parallel import map_items
 from fedpurin.exchange.sums import BucketRows
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
 from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import encode_index
 from fedpurin.exchange.wire.message import SectionTotals, read_values, view_values, write_values
+from fedpurin.parallel import map_items
 
 Vectors = Mapping[int, Float32[Tensor, " any_length"]]
 Weigh = Callable[[Float64[Tensor, "clients clients"]], Float64[Tensor, "clients clients"]]

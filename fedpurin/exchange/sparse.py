@@ -30,12 +30,12 @@ from torch import Tensor
 from fedpurin.exchange.channel import Channel, Setting, send_indices
 from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.ledger import Phase
-from fedpurin.exchange.parallel import map_items
 from fedpurin.exchange.sums import BucketRows, merge_own, unions
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import Span
 from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
 from fedpurin.exchange.wire.message import read_values, view_values, write_values
+from fedpurin.parallel import map_items
 from fedpurin.space import unpack_mask
 
 Normalise = Literal["collaborators", "contributors"]

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fedpurin.compiled import njit
 from fedpurin.exchange.groups import Groups
-from fedpurin.exchange.parallel import map_chunks
 from fedpurin.exchange.wire.bits import FULL_WORD, count_words, words_of
 from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word
+from fedpurin.parallel import map_chunks
 
 TILE_WORDS = 8
 """512 positions, 2 KiB a row: twenty rows and their bits stay within a second-level cache, near the first."""

@@ -18,7 +18,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from fedpurin.config import ScoresConfig
-from fedpurin.selection.reduction.kernels import CHUNK, chunks, map_threads, score_chunk
+from fedpurin.parallel import map_items
+from fedpurin.selection.reduction.kernels import CHUNK, chunks, score_chunk
 
 _GRADIENT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -79,7 +80,7 @@ def _score_cpu(parameters: Tensor, direction: Tensor, config: ScoresConfig, grad
         part = slice(*chunk)
         score_chunk(weights[part], slopes[part], scores[part], dropped_bits, is_second, cutoff)
 
-    list(map_threads(score, chunks(len(weights))))
+    map_items(score, chunks(len(weights)))
     return torch.from_numpy(scores)
 
 

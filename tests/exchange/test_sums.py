@@ -7,9 +7,9 @@ import torch
 
 from fedpurin.exchange import sums_cpu, sums_torch
 from fedpurin.exchange.groups import Groups
-from fedpurin.exchange.parallel import is_parallel
 from fedpurin.exchange.wire import bits
 from fedpurin.exchange.wire.bits import compress, count, expand_into
+from fedpurin.parallel import is_parallel
 from fedpurin.space import pack_mask, unpack_mask
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpurin.compiled import njit
-from fedpurin.exchange.parallel import is_parallel, map_chunks
 from fedpurin.exchange.wire.blocks import word_tensor
 from fedpurin.exchange.wire.lanes import compress_word, popcount, spread_word
+from fedpurin.parallel import is_parallel, map_chunks
 from fedpurin.space import unpack_mask
 
 CHUNK_WORDS = 1 << 14

@@ -37,7 +37,6 @@ VERSION = 2
 CHECKSUM_BYTES = 8
 _FORMAT = struct.Struct("<2sBBBBHIIIIIIQ")
 _HAS_TABLE = 0x80
-MAX_UINT32 = 2**32 - 1
 assert _FORMAT.size == HEADER_BYTES
 
 

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from fedpurin.compiled import njit
-from fedpurin.exchange.parallel import is_parallel, map_items
 from fedpurin.exchange.wire.bits import count_words, words_of
 from fedpurin.exchange.wire.blocks import EncodedIndex, Span
 from fedpurin.exchange.wire.compact import PDEP, PEXT, gather_bits, spread_bits
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, BLOCK_SIZE, Encoding
 from fedpurin.exchange.wire.header import DecodeError
 from fedpurin.exchange.wire.lanes import popcount
+from fedpurin.parallel import is_parallel, map_items
 
 _BLOCKS_AT_A_TIME = 64
 _SCRATCH_WORDS = BLOCK_SIZE // 64 + 1

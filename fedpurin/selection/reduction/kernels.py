@@ -1,4 +1,4 @@
-"""Single-threaded numba kernels of the selection, and the thread pool that runs them over chunks.
+"""Single-threaded numba kernels of the selection, and the chunks that threads take (`fedpurin/parallel.py`).
 
 Owns the loops that touch every parameter on a CPU. Each kernel releases the interpreter lock, writes only its
 own chunk and uses no fast-math, so results depend neither on the number of threads nor on the vector width.
@@ -9,13 +9,7 @@ Positive float32 numbers sort like their bit patterns read as integers, so a sco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TypeVar
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedpurin.compiled import njit
@@ -29,24 +23,10 @@ NUM_BINS = 1 << 16
 _LOW_BITS = 40  # a histogram word is a count above these bits and a sum of places in the bin below them
 CHUNK = 1 << 20  # elements: 2^20 places below 2^16 add up to less than 2^40, so a word cannot overflow
 
-_Task = TypeVar("_Task")
-_Result = TypeVar("_Result")
-
-
-def map_threads(work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
-    """Yield `work(task)` for every task, in order, computed on as many threads as torch uses."""
-    threads = torch.get_num_threads()
-    return map(work, tasks) if threads <= 1 else _pool(threads).map(work, tasks)
-
 
 def chunks(length: int) -> list[tuple[int, int]]:
     """`range(length)` cut into pieces of CHUNK elements: (start, stop)."""
     return [(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="selection")
 
 
 @njit()

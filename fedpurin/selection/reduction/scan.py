@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpurin.parallel import iterate_items, map_items
 from fedpurin.selection.reduction import kernels
 from fedpurin.selection.reduction.curve import Integers, ValueCurve, bins_of, curve_of_bin
 from fedpurin.space import Layout, Segment, pack_mask
@@ -134,7 +135,7 @@ class CpuScan(Scan):
 
     def _histograms(self, indices: list[int]) -> Iterable[tuple[int, tuple[Integers, Integers]]]:
         tasks = self._tasks(indices)
-        tables = kernels.map_threads(lambda task: kernels.histogram_chunk(self._bits[task[1]]), tasks)
+        tables = iterate_items(lambda task: kernels.histogram_chunk(self._bits[task[1]]), tasks)
         merged: dict[int, tuple[Integers, Integers]] = {}
         for (index, _), (counts, places) in zip(tasks, tables, strict=True):
             if index in merged:
@@ -157,7 +158,7 @@ class CpuScan(Scan):
             return counts
 
         merged: dict[tuple[int, int], NDArray[np.int32]] = {}
-        for (index, first, _), counts in zip(tasks, kernels.map_threads(count, tasks), strict=True):
+        for (index, first, _), counts in zip(tasks, iterate_items(count, tasks), strict=True):
             key = index, first
             merged[key] = merged[key] + counts if key in merged else counts
         for index, listed in bins.items():
@@ -187,8 +188,7 @@ class CpuScan(Scan):
                 if threshold.num_ties < threshold.num_equal:
                     tie_end = kernels.end_of_ties(bits[segment.slice], pattern, threshold.num_ties)
                 borders[index] = pattern, tie_end
-        for _ in kernels.map_threads(write, self._tasks(borders)):
-            pass
+        map_items(write, self._tasks(borders))
         return torch.from_numpy(packed), torch.from_numpy(mask.view(np.bool_))
 
     def _tasks(self, indices: Iterable[int]) -> list[tuple[int, slice]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
@@ -24,14 +24,19 @@ def map_items(function: Callable[[Item], Result], items: Iterable[Item]) -> list
 
     Inside another `map_items` the items run one after the other: the outer one keeps all threads busy.
     """
+    return list(iterate_items(function, items))
+
+
+def iterate_items(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map_items` for large results: on one thread each is made when it is asked for."""
     work = list(items)
     if len(work) <= 1 or not is_parallel():
-        return [function(item) for item in work]
+        return map(function, work)
     threads = torch.get_num_threads()
     size = -(-len(work) // (_TASKS_PER_THREAD * threads))
     groups = [work[first : first + size] for first in range(0, len(work), size)]
     parts = _pool(threads).map(lambda group: [function(item) for item in group], groups)
-    return [result for part in parts for result in part]
+    return (result for part in parts for result in part)
 
 
 def map_chunks(function: Callable[[int, int], Result], length: int, chunk: int) -> list[Result]:
@@ -49,4 +54,4 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     def mark() -> None:
         _worker.busy = True
 
-    return ThreadPoolExecutor(threads, thread_name_prefix="fedpurin-exchange", initializer=mark)
+    return ThreadPoolExecutor(threads, thread_name_prefix="fedpurin-kernels", initializer=mark)
