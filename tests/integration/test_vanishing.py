@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import fedpurin
+from fedpurin.hooks import RunCallback
+from fedpurin.methods import Round
 from fedpurin.run.checkpoint import find_all
 from fedpurin.run.place import FolderError
 from tests.integration.test_faults import children, environment
@@ -108,6 +110,28 @@ def test_a_folder_that_vanishes_is_one_line_of_the_command(devices: int, tmp_pat
     (line,) = errors.replace(LOADING, "").splitlines()
     assert line.startswith(f"fedpurin: hydra.run.dir={run_dir} was moved to {tmp_path / 'now'} while the run went on; ")
     assert not run_dir.exists()
+
+
+class FailsOnRankOne(RunCallback):
+    """For a command: an error of one rank alone."""
+
+    def on_round_start(self, federation: fedpurin.Federation, this_round: Round) -> None:
+        if this_round.number == 2 and federation.processes.rank == 1:
+            raise RuntimeError("a mistake of rank 1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_rank_that_fails_is_reported_once_and_the_others_end_quietly(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    fails = f"+callbacks.fails._target_={__name__}.FailsOnRankOne"
+    with start(run_dir, "trainer.rounds=6", "trainer.devices=2", "checkpoint.every=1", fails) as run:
+        _, errors = run.communicate()
+    assert run.returncode == 1
+    assert errors.count("Traceback") == 1, errors
+    assert errors.count("RuntimeError: a mistake of rank 1") == 1, errors
+    assert "did not finish" not in errors
+    assert [checkpoint.rounds_done for checkpoint in find_all(run_dir)] == [2, 1]
 
 
 @pytest.mark.slow

@@ -48,6 +48,28 @@ def test_a_node_that_dies_is_named_and_the_job_requeued(slurm: Cluster, whole: P
     assert [(start["slurm_restart_count"], start["first_round"]) for start in starts] == [(None, 0), ("1", 2)]
 
 
+def test_the_first_node_dies_and_the_job_goes_on_from_its_checkpoint(
+    slurm: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    """The batch script, srun and rank 0, who would say what happened and keep the records, are gone with it."""
+    folder, gate = tmp_path / "run", tmp_path / "gate"
+    job = slurm.sbatch(*TWO_BY_TWO, *RUN, *gated(gate), f"hydra.run.dir={folder}")
+    wait_at_gate(gate, folder, 4, lambda: slurm.logs(job))
+    dead = slurm.nodes[0]
+    slurm.kill_node(dead, job)
+    gate.touch()
+    slurm.call("scontrol", "update", f"NodeName={dead}", "State=DOWN", "Reason=dead")
+    slurm.wait(job, "PENDING")
+    assert json.loads((folder / "summary.json").read_text())["status"] == "running"
+    assert (folder / "metrics.jsonl").read_bytes().count(b"\n") == 2
+    slurm.start_node(dead)
+    slurm.release(job)
+    slurm.wait(job, "COMPLETED")
+    assert_same_folders(whole, folder)
+    starts = json.loads((folder / "environment.json").read_text())["starts"]
+    assert [(start["slurm_restart_count"], start["first_round"]) for start in starts] == [(None, 0), ("1", 2)]
+
+
 def test_two_jobs_on_one_node_do_not_meet(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     folders = [tmp_path / "a", tmp_path / "b"]
