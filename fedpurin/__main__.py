@@ -58,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, code=2)
     except FolderError as error:
         return _complain(error, code=1)
+    except RuntimeError as error:
+        if not _is_lost_rank(error):
+            raise
+        return _complain(error, code=1)
     except KeyboardInterrupt:
         print("fedpurin: interrupted", file=sys.stderr)
         return 130
@@ -180,6 +184,8 @@ def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | No
                 raise SystemExit(_complain(lost, code=1)) from lost
             error = lost
         except Exception as failure:
+            if hydra_config.mode != RunMode.MULTIRUN and _is_lost_rank(failure):
+                raise SystemExit(_complain(failure, code=1)) from failure
             error = failure
         if error is not None and (not follows or os.environ.get(FULL_ERROR) == "1"):
             raise error  # Hydra's to report
@@ -207,6 +213,12 @@ COMMAND_MODULES = {
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     command: Callable[[Sequence[str]], int] = import_module(COMMAND_MODULES[name]).main
     return command
+
+
+def _is_lost_rank(error: Exception) -> bool:
+    """Whether another rank is why this one ends: it has said so itself, or cannot, and a traceback here says nothing."""
+    exchange = sys.modules.get("fedpurin.exchange")  # torch, of which a mistake before it would wait to be told
+    return exchange is not None and isinstance(error, exchange.RankLostError)
 
 
 def _complain(error: Exception, code: int) -> int:

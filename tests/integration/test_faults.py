@@ -200,9 +200,10 @@ def test_a_lost_rank_ends_the_run_by_name_and_the_run_goes_on_afterwards(victim:
         time.sleep(0.05)
     ranks = {0: run.pid} | {int(environment(child)["LOCAL_RANK"]): child for child in children(run.pid)}
     os.kill(ranks[victim], signal.SIGKILL)
-    _, errors = run.communicate(timeout=120)  # the pipe is closed when every rank has ended
+    _, errors = run.communicate()  # the pipe is closed when every rank has ended
     assert run.returncode != 0
-    assert f"RankLostError: rank {victim} of 3 did not finish the " in errors
+    assert f"fedpurin: rank {victim} of 3 did not finish the " in errors
+    assert "Traceback" not in errors
     if victim != 0:
         summary = json.loads((parts / "summary.json").read_text())
         assert summary["status"] == "failed"
