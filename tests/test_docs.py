@@ -236,3 +236,16 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     assert all(float(accuracy) > 0.7 for _, accuracy, _ in accuracies)
     assert float(accuracies[1][2]) < 0.5 * float(accuracies[0][2])
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_every_promise_of_reliability_names_a_test_that_is_there() -> None:
+    lines = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| fault", "| what", "| ---"))]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, function in named:
+            tree = ast.parse((ROOT / "tests" / file).read_text())
+            names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert function in names, f"{file}::{function}"

@@ -26,8 +26,12 @@ PACKAGES = (
     "numba",
     "hydra-core",
 )
-SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(api_?key|access_?key|private_?key|token|secret|passw|pass$|pass_|passphrase|credential)", re.IGNORECASE
+)
 """Names of variables and options whose values are nobody else's business."""
+SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|_key(_id)?$", re.IGNORECASE)
+"""As well: an option may be the key of a table."""
 LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 MIN_SECRET = 8  # a shorter value of a secret variable is a switch, say TOKENIZERS_PARALLELISM=false
@@ -51,7 +55,9 @@ def describe_environment() -> dict[str, Any]:
 
 def without_secrets(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """A command line with `***` for values of secret options and variables, and for logins in addresses."""
-    known = sorted((value for name, value in environment.items() if SECRET.search(name)), key=len, reverse=True)
+    known = sorted(
+        (value for name, value in environment.items() if SECRET_VARIABLE.search(name)), key=len, reverse=True
+    )
     masked, hides = [], False
     for argument in arguments:
         name, equals, _ = argument.partition("=")

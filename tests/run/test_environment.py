@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fedpurin.run.environment import describe_environment, without_secrets
 
 
@@ -32,3 +34,13 @@ def test_the_environment_record_holds_no_secret() -> None:
     assert "verysecretvalue" not in done.stdout
     assert json.loads(done.stdout)["command"] == ["-c", "***", "s3.token=***"]
     assert describe_environment()["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_KEY", "DB_PASS", "MYPASS", "PGPASSWORD"])
+def test_a_value_of_a_secret_variable_is_hidden_wherever_it_stands(name: str) -> None:
+    assert without_secrets(["run", "name=a-s3cretvalue-b"], {name: "s3cretvalue"}) == ["run", "name=a-***-b"]
+
+
+@pytest.mark.parametrize("name", ["PWD", "KEYBOARD_LAYOUT", "TERM"])
+def test_other_variables_hide_nothing(name: str) -> None:
+    assert without_secrets(["data.root=/home/me/data"], {name: "/home/me"}) == ["data.root=/home/me/data"]
