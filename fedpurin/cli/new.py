@@ -1,7 +1,9 @@
 """`fedpurin new method|model|callback NAME`: the code, the YAML and the test of a new part, ready to run.
 
-Owns the three starting points. Does not own what a method may say (`methods/base.py`, docs/add-a-method.md). Files that
-exist are never written over.
+In a checkout they go where its own parts lie. Elsewhere, where fedpurin was installed from a wheel, they go into the working
+folder: NAME.py, conf/GROUP/NAME.yaml and test_NAME.py, found by `fedpurin --config-dir conf`. Owns the three starting
+points. Does not own what a method may say (`methods/base.py`, docs/add-a-method.md). Files that exist are never
+written over.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,16 +120,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import lightning
+from fedpurin.hooks import RunCallback
 
 
-class {title}(lightning.Callback):
+class {title}(RunCallback):
     """Keeps the best accuracy of the run in `best`."""
 
     def __init__(self) -> None:
         self.best = 0.0
 
-    def on_round_end(self, record: Mapping[str, Any]) -> None:
+    def on_round_end(self, record: Mapping[str, Any]) -> None:  # type: ignore[override]  # a hook names what it needs
         """Called on rank 0 with what becomes a line of metrics.jsonl."""
         self.best = max(self.best, record.get("accuracy/personalized") or 0.0)
 ''',
@@ -152,8 +155,49 @@ def test_the_best_round_stays() -> None:
     assert callback.best == 0.75
 ''',
 }
+OWN_METHOD_TEST = '''\
+"""{title}: the head stays with its client, so that less is sent than a whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fedpurin
+
+
+def test_less_than_the_whole_model_is_sent(tmp_path: Path) -> None:
+    options = ["method=fedavg", "method._target_={name}.{title}", "partition.num_clients=2", "trainer.rounds=1"]
+    summary = fedpurin.simulate(options, run_dir=tmp_path / "run").summary
+    assert summary["num_shared"] < summary["num_parameters"]
+    assert summary["total/bytes/up"] < 2 * 4 * summary["num_parameters"]  # two clients, float32
+'''
+"""Outside a checkout there is no tests/methods/tiny.py."""
 PARTS = {"method": METHOD, "model": MODEL, "callback": CALLBACK}
 OPTION = {"method": "method", "model": "model", "callback": "experiment"}
+
+
+HOME = {"method": "fedpurin.methods", "model": "lightning_modules.backbones", "callback": "callbacks"}
+
+
+def is_checkout(root: Path) -> bool:
+    return (root / "pyproject.toml").is_file() and (root / "fedpurin" / "methods").is_dir()
+
+
+def texts_of(kind: str, name: str, root: Path) -> dict[Path, str]:
+    """The three files by where they go, in a checkout or in a folder of the user's."""
+    title = "".join(word.capitalize() for word in name.split("_"))
+    texts = {path.format(name=name): text.format(name=name, title=title) for path, text in PARTS[kind].items()}
+    if is_checkout(root):
+        return {root / path: text for path, text in texts.items()}
+    code, choice, test = texts.values()
+    if kind == "method":
+        test = OWN_METHOD_TEST.format(name=name, title=title)
+    module = f"{HOME[kind]}.{name}"
+    return {
+        root / f"{name}.py": code,
+        root / "conf" / OPTION[kind] / f"{name}.yaml": choice.replace(module, name),
+        root / f"test_{name}.py": test.replace(module, name),
+    }
 
 
 def write_part(kind: str, name: str, root: Path) -> list[Path]:
@@ -164,8 +208,7 @@ def write_part(kind: str, name: str, root: Path) -> list[Path]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ConfigError(f"new {kind} {name}: NAME needs to be a Python name in lower case, say my_{kind}")
-    title = "".join(word.capitalize() for word in name.split("_"))
-    texts = {root / path.format(name=name): text.format(name=name, title=title) for path, text in PARTS[kind].items()}
+    texts = texts_of(kind, name, root)
     taken = [str(path) for path in texts if path.exists()]
     if taken:
         raise ConfigError(f"new {kind} {name}: {', '.join(taken)} exists; choose another NAME")
@@ -179,14 +222,17 @@ def main(arguments: Sequence[str]) -> int:
     """`fedpurin new KIND NAME`."""
     parser = argparse.ArgumentParser(
         prog="fedpurin new",
-        description="Write the code, the YAML and the test of a new method, model or callback, ready to run.",
+        description="Write the code, the YAML and the test of a new method, model or callback, ready to run: into the "
+        "checkout that runs, or, where fedpurin was installed, into the working folder.",
     )
     parser.add_argument("kind", choices=PARTS, help="what to write")
     parser.add_argument("name", metavar="NAME", help="lower case, say my_method")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="the checkout; the default is the one that runs")
-    options = parser.parse_args(arguments)
-    root = options.into or Path(fedpurin.__file__).resolve().parent.parent
-    for path in write_part(options.kind, options.name, root):
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="another checkout, or another folder of yours")
+    given = parser.parse_args(arguments)
+    running = Path(fedpurin.__file__).resolve().parent.parent
+    root = given.into or (running if is_checkout(running) else Path())
+    for path in write_part(given.kind, given.name, root):
         print(path)
-    print(f"run it: fedpurin {OPTION[options.kind]}={options.name} trainer.rounds=2")
+    found = "" if is_checkout(root) else f"--config-dir {shlex.quote(str(root / 'conf'))} "
+    print(f"run it: fedpurin {found}{OPTION[given.kind]}={given.name} trainer.rounds=2")
     return 0
