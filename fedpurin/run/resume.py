@@ -108,7 +108,19 @@ def is_finished(config: Config, run_dir: Path) -> bool:
     final = run_dir / "checkpoints" / f"round-{rounds:05d}"
     if not final.exists() and any((run_dir / "checkpoints").glob("round-*[0-9]")):
         return False  # the last could not be written; with none at all, they were not wanted or were cleared away
-    return last.get("round") == rounds - 1 and is_intact(run_dir, final / LINES)
+    if final.exists() and not _has_its_lines(final):
+        return False
+    return (
+        last.get("round") == rounds - 1 and (run_dir / reader.CLIENTS).is_file() and is_intact(run_dir, final / LINES)
+    )
+
+
+def _has_its_lines(checkpoint: Path) -> bool:
+    """Whether the copies that its manifest names are there: a record that is missing twice would not be missed."""
+    files = reader.read_object(checkpoint / "manifest.json").get("files")
+    return isinstance(files, dict) and all(
+        (checkpoint / name).is_file() for name in files if name.startswith(f"{LINES}/")
+    )
 
 
 def is_marked_finished(run_dir: Path) -> bool:

@@ -136,6 +136,16 @@ def test_a_finished_run_s_damage_is_found(tmp_path: Path, caplog: pytest.LogCapt
     assert "clients.csv differs from the checkpoint's copy" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["clients.csv", "masks.jsonl"])
+def test_a_finished_run_s_record_that_is_missing_with_its_copy_comes_back(name: str, tmp_path: Path) -> None:
+    whole, *_ = prepared()
+    lose = lambda run: [(folder / name).unlink() for folder in (run, newest(run) / "lines")]  # noqa: E731
+    result = resumed(whole.run_dir, tmp_path / "run", lose)
+    assert result is not None
+    assert_same(whole, result)
+    assert (result.run_dir / "masks.jsonl").read_bytes() == (whole.run_dir / "masks.jsonl").read_bytes()
+
+
 def test_a_column_that_came_later_is_no_damage_to_the_bits(tmp_path: Path) -> None:
     """Its table was written anew, with the column empty in earlier rows: lengths of before say nothing any more."""
     whole, parts, _ = prepared()
