@@ -10,6 +10,7 @@ Owns: the rule, the size of a cohort, the trial that shows whether a module can 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,15 @@ SMALL_STEP_FLOPS = 32_000_000
 LARGEST_COHORT = 25
 """From about fifty clients on, CPU kernels of grouped convolutions fall off a cliff."""
 
-STEP_HOOKS = ("on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end", *BATCH_HOOKS)
+STEP_HOOKS = (
+    "on_fit_start",
+    "on_train_start",
+    "on_train_end",
+    "on_train_epoch_start",
+    "on_train_epoch_end",
+    *BATCH_HOOKS,
+)
+EVALUATION_HOOKS = ("on_validation_epoch_start", "on_validation_epoch_end")
 COUNTERS = ("current_epoch", "global_step", "trainer")
 
 
@@ -116,7 +125,10 @@ def _why_not(trainer: LocalTrainer, config: Config, callbacks: Sequence[Any]) ->
 
 
 def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str | None:
-    """Fit two clients of a few samples both ways. Returns why they may not be fitted together, None if they may."""
+    """Fit two clients of a few samples both ways. Returns why they may not be fitted together, None if they may.
+
+    Evaluations, too, go together only where that measures what one by one does.
+    """
     trainer = executor.trainer
     state = copy.deepcopy(trainer.module.state_dict())
     count = min(4, trainer.train.num_samples, trainer.batch_size)
@@ -126,10 +138,9 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
                 (SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3), (executor, -2)
             )]  # fmt: skip
             clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
-            try:
-                executor.evaluate(clients, [client.vector for client in clients])
-            except Exception:  # whatever it is, evaluations go one by one; they have no result to protect
-                executor.evaluates_together = False
+            executor.evaluates_together = not any(
+                overridden(trainer.module, hook) for hook in EVALUATION_HOOKS
+            ) and _measures_alike(executor, clients)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     finally:
@@ -140,6 +151,19 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
             return "a cohort does not learn what its clients learn alone"
     return None
+
+
+def _measures_alike(executor: CohortExecutor, clients: Sequence[Client]) -> bool:
+    vectors = [client.vector for client in clients]
+    try:
+        alone = SerialExecutor(executor.trainer).evaluate(clients, vectors)
+        together = executor.evaluate(clients, vectors)
+    except Exception:  # whatever it is, evaluations go one by one; they have no result to protect
+        return False
+    return all(
+        own.keys() == other.keys() and all(math.isclose(own[n], other[n], rel_tol=1e-3, abs_tol=1e-4) for n in own)
+        for own, other in zip(alone, together, strict=True)
+    )
 
 
 def _fit_two(

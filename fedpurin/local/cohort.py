@@ -226,32 +226,35 @@ class CohortExecutor(SerialExecutor):
         tensors = trainer.space.row_views(torch.stack(list(vectors)))
         tensors |= {name: torch.stack([c.buffers[name] for c in clients]) for name in clients[0].buffers}
         totals: list[dict[str, float]] = [{} for _ in clients]
+        weights: list[dict[str, int]] = [{} for _ in clients]
         trainer.module.eval()
         for rows, batch in self._tests.of(clients):
             own = tensors if len(rows) == len(clients) else {name: t[rows] for name, t in tensors.items()}
-            for name, values in self._logged(own, batch).items():
+            for name, (values, weight) in self._logged(own, batch).items():
                 for row, value in zip(rows, values, strict=True):
                     totals[row][name] = totals[row].get(name, 0.0) + value
-        samples = [len(client.test_indices) for client in clients]
+                    weights[row][name] = weights[row].get(name, 0) + weight
         return [
-            trainer.evaluation.named({name: total / count for name, total in own.items()})
-            for own, count in zip(totals, samples, strict=True)
+            trainer.evaluation.named({name: total / count[name] for name, total in own.items()})
+            for own, count in zip(totals, weights, strict=True)
         ]
 
-    def _logged(self, tensors: Tensors, batch: Any) -> dict[str, list[float]]:
-        """What `validation_step` logs for these rows' batches, times the batches' length."""
+    def _logged(self, tensors: Tensors, batch: Any) -> dict[str, tuple[list[float], int]]:
+        """What `validation_step` logs for these rows' batches, times the batches' length, and the weight of that."""
         length = length_of_rows(batch)
+        times: dict[str, int] = {}
 
         def step(tensors: Tensors, batch: Any) -> Tensors:
             with self.trainer.log.collecting(length) as logged, self.trainer.counters.of_many():
                 functional_call(self._validation, _prefixed(tensors), (batch,))
             if any(size != length for items in logged.values() for _, size in items):
                 raise NotBatchable("validation_step logs with a batch_size of its own")
+            times.update({name: len(items) for name, items in logged.items()})
             return {name: sum(torch.as_tensor(v).float() for v, _ in items) for name, items in logged.items()}  # type: ignore[misc]
 
         with torch.no_grad():
             logged = vmap(step, randomness="different")(tensors, batch)
-        return {name: (values * length).tolist() for name, values in logged.items()}
+        return {name: ((values * length).tolist(), times[name] * length) for name, values in logged.items()}
 
 
 class NotBatchable(TypeError):
@@ -266,7 +269,31 @@ class _Step(nn.Module):
         self.module, self._step = module, step
 
     def forward(self, batch: Any) -> Any:
-        return getattr(self.module, self._step)(batch, 0)
+        return getattr(self.module, self._step)(batch, Unreadable(self._step))
+
+
+class Unreadable(int):
+    """The index of a batch where rows have different ones: it may be handed on, and whoever reads it is told."""
+
+    def __new__(cls, step: str) -> Unreadable:
+        index = super().__new__(cls, 0)
+        index.step = step
+        return index
+
+    step: str
+
+
+def _refuse(self: Unreadable, *_: Any) -> Any:
+    raise NotBatchable(f"{self.step} reads batch_idx")
+
+
+for _operation in (
+    "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__bool__", "__int__", "__index__", "__float__",
+    "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__mod__", "__rmod__", "__floordiv__",
+    "__rfloordiv__", "__truediv__", "__rtruediv__", "__divmod__", "__and__", "__rand__", "__or__", "__xor__", "__pow__",
+    "__rpow__", "__lshift__", "__rshift__", "__neg__", "__abs__", "__str__", "__repr__", "__format__",
+):  # fmt: skip
+    setattr(Unreadable, _operation, _refuse)
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,8 @@ class LocalTrainer:
                 optimization.step(module, "epoch", epoch, plateau=True, logged=logged)
             self.counters.current_epoch += 1
         module.on_train_end()
+        if step == 0:  # the parameters still have the gradient of whoever was fitted here before
+            self.gradient = torch.zeros_like(self.gradient)
         client.reach = reach.total if fit.measures_reach else client.reach
         return float(total) / max(1, counted), step  # the fit's only device sync
 

@@ -20,6 +20,7 @@ from fedpurin.federation import Federation
 from fedpurin.local.choice import cohort_size
 from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import SerialExecutor
+from fedpurin.local.fit import LocalFit
 from fedpurin.methods import FedCAC, FedPM, FedPURIN
 from fedpurin.run.build import build
 from fedpurin.run.compose import config_groups
@@ -159,6 +160,16 @@ class Scheduled(Plain):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
 
 
+class ReadsTheIndex(Plain):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (batch_idx == 0)
+
+
+class BeginsItsFits(Plain):
+    def on_fit_start(self) -> None:
+        pass
+
+
 class Hooked(Plain):
     def on_after_backward(self) -> None:
         pass
@@ -171,6 +182,8 @@ class Hooked(Plain):
         (DataDependent, r"item\(\)|data-dependent|vmap"),
         (Scheduled, "not one element-wise optimizer without a schedule"),
         (Hooked, "overrides on_after_backward"),
+        (ReadsTheIndex, "training_step reads batch_idx"),
+        (BeginsItsFits, "overrides on_fit_start"),
     ],
 )
 def test_what_cannot_be_batched_is_named(
@@ -184,6 +197,65 @@ def test_what_cannot_be_batched_is_named(
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("local fits:")]
     assert len(lines) == 1
     assert re.search(why, lines[0])
+
+
+class LogsTwice(Plain):
+    """A value that a batch logs twice, of which the mean is 3, and one that only batches of two samples log."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log_dict({"twice": torch.tensor(2.0)})
+        self.log_dict({"twice": torch.tensor(4.0)})
+        if len(batch[1]) == 2:
+            self.log("pairs", batch[0].mean())
+
+
+class LogsAtTheEnd(Plain):
+    def on_validation_epoch_end(self) -> None:
+        self.log("end", 7.0)
+
+
+class LogsTheIndex(Plain):
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("index", float(batch_idx))
+
+
+@pytest.mark.parametrize(
+    ("module", "together", "literal"),
+    [(LogsTwice, True, ("test/twice", 3.0)), (LogsAtTheEnd, False, ("test/end", 7.0)), (LogsTheIndex, False, None)],
+)
+def test_evaluations_measure_what_each_client_measures_alone(
+    tmp_path: Path, module: type[Plain], together: bool, literal: tuple[str, float] | None
+) -> None:
+    serial = run(tmp_path / "serial", "local", "serial", module(), rounds=1)
+    cohort = run(tmp_path / "cohort", "local", "cohort", module(), rounds=1, cohort=4)
+    assert isinstance(cohort.executor, CohortExecutor)
+    assert cohort.executor.evaluates_together is together
+    for client_id, client in serial.clients.items():
+        assert cohort.clients[client_id].metrics == pytest.approx(client.metrics, abs=1e-6)
+    if literal is not None:
+        name, value = literal
+        assert {row[f"{name}/personalized"] for row in federation_rows(cohort)} == {str(value)}
+
+
+class SkipsRare(Plain):
+    """No loss for the batches of the client whose samples are all at the pool's end."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return None if self.trainer_is_idle else super().training_step(batch, batch_idx)  # type: ignore[return-value]
+
+    trainer_is_idle = False
+
+
+def test_a_client_that_takes_no_step_has_no_gradient_of_another_s(tmp_path: Path) -> None:
+    federation = run(tmp_path, "local", "serial", SkipsRare(), rounds=1)
+    trainer, clients = federation.trainer, list(federation.clients.values())
+    trainer.fit(clients[0], LocalFit(), 1)
+    assert trainer.gradient.abs().sum() > 0
+    trainer.module.trainer_is_idle = True
+    assert trainer.fit(clients[1], LocalFit(), 1).num_steps == 0
+    assert trainer.gradient.abs().sum() == 0
 
 
 @pytest.mark.parametrize(
