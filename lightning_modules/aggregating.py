@@ -25,5 +25,6 @@ class Aggregating(LightningModule):
         if "global" not in models:
             return step(batch, batch_idx)
         local, received = models["local"], models["global"]
-        mixed = {name: local[name] + (received[name] - local[name]) * w for name, w in self.named_parameters()}
+        learned = [(name, w) for name, w in self.named_parameters() if name in received]  # the others are frozen
+        mixed = {name: local[name] + (received[name] - local[name]) * w for name, w in learned}
         return step_at(self, step, mixed, batch, batch_idx)

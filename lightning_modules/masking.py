@@ -27,6 +27,8 @@ class Masking(LightningModule):
             return step(batch, batch_idx)
         masked = {}
         for name, scores in self.named_parameters():
+            if name not in models["weights"]:  # frozen
+                continue
             chance = torch.sigmoid(scores)
             drawn = torch.bernoulli(chance.detach())
             masked[name] = models["weights"][name] * (drawn + chance - chance.detach())

@@ -6,6 +6,7 @@ step, which is the client's own optimizer's, nor rates and weights (the method's
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Adapting(LightningModule):
         if "adaptation_rate" not in values:
             return step(batch, batch_idx)
         first, second = halves(batch)
-        weights = dict(self.named_parameters())
+        weights = trained(self)
         gradient = gradient_at(self, step, weights, first, batch_idx)
         adapted = {name: weight - values["adaptation_rate"] * gradient[name] for name, weight in weights.items()}
         return step_at(self, step, adapted, second, batch_idx)
@@ -48,16 +49,21 @@ class Enveloping(LightningModule):
         if "envelope_weight" not in values:
             return step(batch, batch_idx)
         weight, rate, num_steps = (values[f"envelope_{name}"] for name in ("weight", "rate", "steps"))
-        own = dict(self.named_parameters())
+        own = trained(self)
         theta = {name: tensor.detach() for name, tensor in own.items()}
         for _ in range(int(num_steps)):
             gradient = gradient_at(self, step, theta, batch, batch_idx)
             theta = {n: t - rate * (gradient[n] + weight * (t - own[n].detach())) for n, t in theta.items()}
         with torch.no_grad():
             output = step_at(self, step, theta, batch, batch_idx)  # moves the running statistics
-        value = output["loss"] if isinstance(output, dict) else output
+        value = output["loss"] if isinstance(output, Mapping) else output
         distance = torch.stack([(tensor - theta[name]).square().sum() for name, tensor in own.items()]).sum()
         return value + weight / 2 * distance
+
+
+def trained(module: LightningModule) -> Named:
+    """The parameters that a fit moves; the others are constants, in inner steps too."""
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
 def halves(batch: Any) -> tuple[Any, Any]:

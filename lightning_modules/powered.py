@@ -1,7 +1,7 @@
 """A client whose weights are powers of what it trains: Powerpropagation (Schwarz et al., NeurIPS 2021, arXiv 2110.00296).
 
 Owns: the loss at w = sign(v)·|v|^α, whose gradient grows with |v|: large weights learn faster, and zeros stay zero. Does not
-own: α, and which parameters are weights by their shape alone (two dimensions and more).
+own: α, and which parameters are powers (the method's).
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from lightning_modules.mixing import step_at
 class Powered(LightningModule):
     """Mixed into a client's class by `fedpurin.methods.base.mix_in`; without a power it changes nothing.
 
-    Reads `values["power"]` α. The module's own parameters are v then.
+    Reads `values["power/NAME"]` α for each parameter that is one. That parameter of the module's own is v then.
     """
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        step, power = super().training_step, loss_context().values.get("power")
-        if power is None:
-            return step(batch, batch_idx)
-        weights = {n: v.sign() * v.abs().pow(power) if v.dim() > 1 else v for n, v in self.named_parameters()}
-        return step_at(self, step, weights, batch, batch_idx)
+        step, values = super().training_step, loss_context().values
+        powers = {name: (v, values.get(f"power/{name}")) for name, v in self.named_parameters()}
+        weights = {name: v.sign() * v.abs().pow(power) for name, (v, power) in powers.items() if power is not None}
+        return step_at(self, step, weights, batch, batch_idx) if weights else step(batch, batch_idx)

@@ -48,6 +48,7 @@ class SparsyFed(Method):
 
     def check(self, space: ParameterSpace, num_participants: int) -> None:
         require_weights(self, space)
+        self._shared = space.shared
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared = shared
@@ -59,7 +60,8 @@ class SparsyFed(Method):
             client.vector.copy_(received[client.id].vector)
 
     def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
-        return (LocalFit(values={"power": self.alpha} if self.alpha != 1 else {}),)
+        weights = weight_matrices(self._shared) if self.alpha != 1 else ()
+        return (LocalFit(values={f"power/{segment.name}": self.alpha for segment in weights}),)
 
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)

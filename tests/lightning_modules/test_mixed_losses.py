@@ -171,3 +171,20 @@ def test_each_loss_trains_its_own_head_and_the_sum_predicts() -> None:
     module.eval()
     x = torch.tensor([[3.0]])
     torch.testing.assert_close(module(x), torch.full((1, 2), 6.0), rtol=1e-4, atol=0)
+
+
+def test_powers_of_the_named_weights_alone() -> None:
+    """v = (ln 2, −ln 2)/2 of a power of 1 has logits ±(ln 2)/2 for x = ±1; α = 2 makes them ±(ln 2)²/4."""
+    module = mix_in("lightning_modules.Powered", Linear())
+    module.load_state_dict({**buffers(module), "net.2.weight": torch.tensor([[LN2 / 2], [-LN2 / 2]])})
+    module.eval()
+
+    def expected(logit: float) -> float:
+        right, wrong = math.log(1 + math.exp(-2 * logit)), math.log(1 + math.exp(2 * logit))
+        return (right + 3 * wrong) / 4  # one of the four samples is on the right side
+
+    assert loss_of(module) == pytest.approx(expected(LN2 / 2), abs=1e-5)
+    with set_loss_context(LossContext(values={"power/net.1.weight": 2.0})):
+        assert loss_of(module) == pytest.approx(expected(LN2 / 2), abs=1e-5), "a norm or a frozen part of any shape"
+    with set_loss_context(LossContext(values={"power/net.2.weight": 2.0})):
+        assert loss_of(module) == pytest.approx(expected(LN2**2 / 4), abs=1e-5)
