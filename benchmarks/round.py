@@ -16,11 +16,14 @@ import functools
 import gc
 import json
 import logging
+import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,19 @@ class Stages:
         object.__setattr__(owner, name, timed)
 
 
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A folder that goes afterwards; torchrun's ranks of one machine share it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    folder = Path(tempfile.gettempdir()) / f"fedpurin-round-{os.getppid()}"
+    yield folder
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder)
+
+
 def seconds_of(work: Callable[[], object]) -> float:
     if dist.is_initialized():
         dist.barrier()
@@ -127,8 +143,8 @@ def measure(case: str, method: str, rounds: int, overrides: list[str]) -> dict[s
     silent = ["~callbacks.progress", "~callbacks.mask_statistics", "checkpoint.every=0", f"trainer.rounds={rounds + 1}"]
     world = int(dist.get_world_size()) if dist.is_initialized() else 1
     config, _ = compose_config([*CASES[case], f"method={method}", *silent, *overrides])
-    with tempfile.TemporaryDirectory() as folder:
-        federation = build(config, Path(folder) / "run")
+    with run_folder() as folder:
+        federation = build(config, folder / method)
         world = federation.processes.size
         bare, stages = BareLoop(federation), Stages(federation)
         federation._call("on_run_start")
