@@ -2,6 +2,7 @@
 
     python benchmarks/round.py                                       # 100 clients x 17 digits, small CNN, batch 8
     python benchmarks/round.py --case resnet8 --rounds 3             # 20 x 500 Fashion-MNIST, ResNet-8, 5 epochs
+    python benchmarks/round.py --method fedpurin --beside fedavg     # instead of the bare loop, another method of ours
     torchrun --nproc-per-node 2 benchmarks/round.py                  # two processes each, one thread a process
 
 The bare loop trains every client from the mean and averages; it evaluates nothing. A round of ours does the same and
@@ -24,6 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -138,22 +140,31 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(case: str, method: str, rounds: int, overrides: list[str]) -> dict[str, Any]:
-    """Ratios of our rounds to bare ones, and our stages."""
+def rounds_of(federation: Federation) -> Callable[[], None]:
+    """Runs its next round at every call."""
+    federation._call("on_run_start")
+    numbers = count()
+    return lambda: federation.run_round(next(numbers))
+
+
+def measure(case: str, method: str, rounds: int, overrides: list[str], beside: str | None = None) -> dict[str, Any]:
+    """Ratios of our rounds to bare ones, or to those of the method `beside`, and our stages."""
     silent = ["~callbacks.progress", "~callbacks.mask_statistics", "checkpoint.every=0", f"trainer.rounds={rounds + 1}"]
     world = int(dist.get_world_size()) if dist.is_initialized() else 1
     config, _ = compose_config([*CASES[case], f"method={method}", *silent, *overrides])
+    other, _ = compose_config([*CASES[case], f"method={beside or method}", *silent, *overrides])
     with run_folder() as folder:
         federation = build(config, folder / method)
         world = federation.processes.size
-        bare, stages = BareLoop(federation), Stages(federation)
+        stages = Stages(federation)
         federation._call("on_run_start")
         federation.run_round(0)
-        bare.run_round()
+        yardstick = rounds_of(build(other, folder / "beside")) if beside else BareLoop(federation).run_round
+        yardstick()
         stages.seconds.clear()
         gc.freeze()  # as Federation.run does
         pairs = [
-            (seconds_of(lambda number=number: federation.run_round(number)), seconds_of(bare.run_round))  # type: ignore[misc]
+            (seconds_of(lambda number=number: federation.run_round(number)), seconds_of(yardstick))  # type: ignore[misc]
             for number in range(1, rounds + 1)
         ]
         ours = sum(a for a, _ in pairs)
@@ -162,10 +173,11 @@ def measure(case: str, method: str, rounds: int, overrides: list[str]) -> dict[s
         federation.processes.gather_objects(None)
     ratios = [a / b for a, b in pairs]
     return {
-        "case": case, "method": method, "processes": world, "executor": type(federation.executor).__name__,
+        "case": case, "method": method, "beside": beside or "the bare loop",
+        "processes": world, "executor": type(federation.executor).__name__,
         "cohort": federation.executor.block, "rounds": rounds,
         "ratio/median": statistics.median(ratios), "ratio/min": min(ratios), "ratio/max": max(ratios),
-        "round/seconds": statistics.median(a for a, _ in pairs), "bare/seconds": statistics.median(b for _, b in pairs),
+        "round/seconds": statistics.median(a for a, _ in pairs), "beside/seconds": statistics.median(b for _, b in pairs),
         "stages": shares | {"other": 1 - sum(shares.values())},
     }  # fmt: skip
 
@@ -174,18 +186,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=sorted(CASES), default="digits")
     parser.add_argument("--method", choices=METHODS, action="append", help="(default: all three)")
+    parser.add_argument("--beside", choices=METHODS, help="take the rounds of this method for the bare loop's")
     parser.add_argument("--rounds", type=int, default=9, help="pairs of rounds after a warm-up (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="append a JSON line for each method")
     parser.add_argument("overrides", nargs="*", help="options as for the fedpurin command")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     for method in arguments.method or METHODS:
-        result = measure(arguments.case, method, arguments.rounds, arguments.overrides)
+        result = measure(arguments.case, method, arguments.rounds, arguments.overrides, arguments.beside)
         if dist.is_initialized() and dist.get_rank() != 0:
             continue
         print(
             f"{result['case']} {method}, {result['processes']} processes, {result['executor']} of {result['cohort']}: "
-            f"{result['ratio/median']:.2f} x the bare loop ({result['ratio/min']:.2f} to {result['ratio/max']:.2f}); "
+            f"{result['ratio/median']:.2f} x {result['beside']} ({result['ratio/min']:.2f} to {result['ratio/max']:.2f}); "
             + ", ".join(f"{name} {share:.0%}" for name, share in result["stages"].items()),
             flush=True,
         )
