@@ -90,7 +90,7 @@ def report(rows: Sequence[tuple[int, dict[str, int], dict[str, int], float]]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--value-dtype", default=None, help="float16 or bfloat16: lossy")
+    parser.add_argument("--value-dtype", default=None, help="float16, bfloat16, float8_e4m3fn or float8_e5m2: lossy")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     compare = Compare(arguments.rounds, {"value_dtype": arguments.value_dtype} if arguments.value_dtype else {})

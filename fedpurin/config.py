@@ -121,8 +121,8 @@ class ExchangeConfig:
     """How clients' updates travel."""
 
     mode: Literal["on_demand", "direct"] = "on_demand"
-    value_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Type of values on the wire; the 16-bit types are lossy."""
+    value_dtype: Literal["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"] = "float32"
+    """Type of values on the wire; the 16-bit and 8-bit types are lossy. `program=budget` plans with what they cost."""
     bucket_mib: Annotated[float, Field(gt=0), Changes.NOTHING] = 64.0
     """Upper bound of one bucket of a collective, MiB."""
     timeout_seconds: Annotated[float, Field(gt=0), Changes.NOTHING] = 600.0

@@ -21,7 +21,7 @@ from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.codes import Code
 from fedpurin.exchange.wire.costs import VALUE_BYTES
 from fedpurin.exchange.wire.header import DecodeError, Kind
-from fedpurin.exchange.wire.message import Message, decode, encode_counted
+from fedpurin.exchange.wire.message import Message, decode, encode_counted, narrow
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def rounded(setting: Setting, update: Update) -> Tensor:
 
 def _coded(setting: Setting, update: Update, mask: Tensor) -> Tensor:
     values = compress(update.vector[: setting.layout.length], mask)
-    return values.to(setting.value_type.dtype) if update.code is None else update.code.encode(values, update.generator)
+    return narrow(values, setting.value_type) if update.code is None else update.code.encode(values, update.generator)
 
 
 def spread(setting: Setting, vector: Tensor | None, clients: Sequence[int]) -> Tensor:

@@ -59,6 +59,19 @@ def test_a_budget_bounds_what_the_encoder_wrote(tmp_path: Path) -> None:
     assert result.summary["program/gap"] <= 1e-4
 
 
+def test_a_budget_of_8_bit_values_bounds_what_the_encoder_wrote(tmp_path: Path) -> None:
+    """The cap is in bytes, so values of a byte buy a mask of more parameters, and the certificate stands."""
+    runs, densities = {}, {}
+    for dtype in ("float32", "float8_e4m3fn"):
+        options = ("program=budget", "program.budget=20000", "exchange=direct", f"exchange.value_dtype={dtype}")
+        runs[dtype] = run(tmp_path / dtype, *options)
+        rows = list(csv.DictReader((tmp_path / dtype / "clients.csv").open()))
+        assert 19_000 < max(int(row["bytes/up"]) for row in rows) <= 20_000
+        assert all(float(row["program/gap"]) <= 1e-4 for row in rows)
+        densities[dtype] = min(float(row["mask/density"]) for row in rows)
+    assert densities["float8_e4m3fn"] > 2 * densities["float32"]
+
+
 def test_direct_exchange_keeps_the_budget_too(tmp_path: Path) -> None:
     result = run(tmp_path, "program=budget", "program.budget=20000", "exchange=direct")
     sent = [int(row["bytes/up"]) for row in csv.DictReader((tmp_path / "clients.csv").open())]

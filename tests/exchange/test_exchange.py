@@ -196,12 +196,25 @@ def test_16_bit_values_are_lossy_and_about_half_the_bytes(mode: str, dtype: str)
     assert half.round_totals(3)["bytes/dense_up"] == full.round_totals(3)["bytes/dense_up"]
 
 
-def test_value_too_large_for_float16() -> None:
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("mode", ["direct", "on_demand"])
+def test_8_bit_values_take_a_byte_each(mode: str, dtype: str) -> None:
+    clients = federation()
+    exact, full = one_round(clients, mode=mode)
+    rounded, small = one_round(clients, mode=mode, value_dtype=dtype)
+    for i in clients.ids:
+        torch.testing.assert_close(rounded[i], exact[i], rtol=0.3, atol=0.3)
+    assert small.by_entry()[dtype] * 4 == full.by_entry()["float32"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float8_e4m3fn", "float8_e5m2"])
+def test_value_too_large_for_few_bits(dtype: str) -> None:
+    """Also where torch would round it to the largest number there is: float8_e4m3fn has no infinity."""
     clients = federation()
     for vector in clients.vectors.values():
         vector *= 1e6
-    with pytest.raises(ValueError, match=r"exchange.value_dtype=float16: a value of .* cannot be sent"):
-        one_round(clients, mode="direct", value_dtype="float16")
+    with pytest.raises(ValueError, match=rf"exchange.value_dtype={dtype}: a value of .* cannot be sent"):
+        one_round(clients, mode="direct", value_dtype=dtype)
 
 
 def make_exchange(clients: Clients, **config: object) -> Exchange:

@@ -75,6 +75,14 @@ def test_topk_in_16_bits(tmp_path: Path) -> None:
     assert (history[0]["bytes/up"], history[0]["bytes/down"]) == (2 * 47, 2 * 49)
 
 
+def test_topk_in_8_bits(tmp_path: Path) -> None:
+    """The same with three bytes less a value: 2½ and 6 have three bits of fraction or fewer, and so have their means."""
+    options = ["method=topk", "method.density=0.34", "trainer.rounds=1", "exchange.value_dtype=float8_e4m3fn"]
+    model, history = pull3(tmp_path, *options)
+    assert model == [1.0, -4.0, 0.0]
+    assert (history[0]["bytes/up"], history[0]["bytes/down"]) == (2 * 46, 2 * 47)
+
+
 def test_stc_sends_one_magnitude_both_ways(tmp_path: Path) -> None:
     """Two of three: (2, ½, −1) gives ±1½, (4, −8, ½) gives ±6; mean (3¾, −3, −¾), of which ±3⅜ goes down."""
     model, history = pull3(tmp_path, "method=stc", "method.density=0.67", "trainer.rounds=1")

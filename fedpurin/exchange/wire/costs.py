@@ -23,7 +23,8 @@ from fedpurin.space import Layout
 HEADER_BYTES = 40
 BLOCK_SIZE = 16_384
 BLOCK_ENTRY_BYTES = 4
-VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+COMPLEMENT_BYTES = 2  # of a distance to a position that is not sent
+VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 class Encoding(IntEnum):
@@ -62,18 +63,26 @@ def num_blocks(size: int) -> int:
 
 
 def encoding_costs(size: int, value_bytes: int) -> tuple[EncodingCost, ...]:
-    """The choices for a tensor of `size` parameters with values of `value_bytes`, `NONE` first."""
+    """The choices for a tensor of `size` parameters with values of `value_bytes`, `NONE` first.
+
+    With values of one byte, naming a position that is *not* sent takes more than sending it. So `COMPLEMENT16`, whose
+    price a value would be negative, is left out; and `DENSE` is charged for the worst that almost all positions take,
+    half a bitmap more than all of them.
+    """
+    is_byte = value_bytes < COMPLEMENT_BYTES
     whole, rest = divmod(size, BLOCK_SIZE)
     table = BLOCK_ENTRY_BYTES * num_blocks(size)
     skips = whole * (BLOCK_SIZE // 255) + rest // 255
-    return (
+    half_bitmaps = whole * (BLOCK_SIZE // 16) + -(-rest // 8) // 2
+    costs = (
         EncodingCost(Encoding.NONE, table, 0),
-        EncodingCost(Encoding.DENSE, table + value_bytes * size, 0),
+        EncodingCost(Encoding.DENSE, table + value_bytes * size + (half_bitmaps if is_byte else 0), 0),
         EncodingCost(Encoding.BITMAP, table + -(-size // 8), value_bytes),
         EncodingCost(Encoding.COORDINATE8, table + skips, value_bytes + 1),
         EncodingCost(Encoding.COORDINATE16, table, value_bytes + 2),
-        EncodingCost(Encoding.COMPLEMENT16, table + 2 * size, value_bytes - 2),
+        EncodingCost(Encoding.COMPLEMENT16, table + COMPLEMENT_BYTES * size, value_bytes - COMPLEMENT_BYTES),
     )
+    return costs[:-1] if is_byte else costs
 
 
 def dense_bytes(layout: Layout, value_bytes: int) -> int:

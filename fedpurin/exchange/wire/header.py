@@ -72,6 +72,10 @@ class ValueType(IntEnum):
     BFLOAT16 = 3
     CODES = 4
     """Bytes of a `Code` (`codes.py`); the header counts bytes."""
+    FLOAT8_E4M3FN = 5
+    """Three bits of fraction, up to 448 (2^-9 is the least above zero)."""
+    FLOAT8_E5M2 = 6
+    """Two bits of fraction, up to 57344 (2^-16)."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,6 +96,8 @@ _DTYPES = {
     ValueType.FLOAT16: torch.float16,
     ValueType.BFLOAT16: torch.bfloat16,
     ValueType.CODES: torch.uint8,
+    ValueType.FLOAT8_E4M3FN: torch.float8_e4m3fn,
+    ValueType.FLOAT8_E5M2: torch.float8_e5m2,
 }
 
 

@@ -150,16 +150,26 @@ def write_values(totals: SectionTotals, values: Tensor, value_type: ValueType) -
     Raises:
         ValueError: a value that is not finite, or that `value_type` cannot hold.
     """
+    wire = narrow(values, value_type)
+    totals.add_values(wire)
+    return wire.view(torch.uint8)
+
+
+def narrow(values: Tensor, value_type: ValueType) -> Shaped[Tensor, " values"]:
+    """Values in the wire's type, contiguous; raises what `write_values` raises."""
     wire = values.to(value_type.dtype)
     if wire.stride() != (1,):  # also of no value or one, which torch calls contiguous whatever its stride
         wire = wire.clone(memory_format=torch.contiguous_format)
-    if not all_finite(wire):
-        bad = values[~torch.isfinite(wire)][0].item()
+    # Beyond its largest number float8_e4m3fn has no infinity: torch's versions differ in making it NaN or that number.
+    fits = wire.itemsize > 1 or not wire.is_floating_point() or _within(values, torch.finfo(wire.dtype).max)
+    if not (fits and all_finite(wire)):
+        name, largest = value_type.name.lower(), torch.finfo(wire.dtype).max
+        wide = values.to(torch.float32)
+        bad = wide[~(wide.abs() <= largest) | ~torch.isfinite(wire.to(torch.float32))][0].item()
         raise ValueError(
-            f"exchange.value_dtype={value_type.name.lower()}: a value of {bad} cannot be sent; it is not finite there"
+            f"exchange.value_dtype={name}: a value of {bad} cannot be sent; it is not finite there (largest: {largest:g})"
         )
-    totals.add_values(wire)
-    return wire.view(torch.uint8)
+    return wire
 
 
 def read_values(
@@ -187,8 +197,17 @@ def all_finite(values: Shaped[Tensor, " values"]) -> bool:
     """Whether no value is infinite or not a number; codes (`codes.py`) are neither."""
     if not values.is_floating_point() or not values.numel():
         return True
-    low, high = torch.aminmax(values)  # NaN if any is
+    wide = values.to(torch.float16) if values.itemsize == 1 else values  # torch compares no 8-bit numbers
+    low, high = torch.aminmax(wide)  # NaN if any is
     return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def _within(values: Tensor, largest: float) -> bool:
+    """Whether every value is at most `largest` in magnitude; NaN is not."""
+    if not values.numel():
+        return True
+    low, high = torch.aminmax(values.to(torch.float32))
+    return -largest <= low.item() and high.item() <= largest
 
 
 def encode(
