@@ -31,7 +31,28 @@ FLAGS = {
 TAKES_OPTIONS = ("partition", "resume")
 OF_HYDRA = "--help --version --multirun --cfg"
 
-ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+ZSH = """\
+# fedpurin: completion of commands, option=value and flags (made by `fedpurin completion zsh`)
+(( $+functions[compdef] )) || {{ autoload -U compinit && compinit }}
+_fedpurin() {{
+    local -a options wanted
+    options=({options})
+    if (( CURRENT == 2 )); then
+        wanted=({commands} {of_hydra} $options)
+    else
+        case "$words[2]" in
+{cases}
+            *) wanted=($options {of_hydra}) ;;
+        esac
+    fi
+    compadd -S '' -- ${{(M)wanted:#*=}}
+    compadd -- ${{wanted:#*=}}
+    (( compstate[nmatches] )) && return
+    compset -P '*='
+    _files
+}}
+compdef _fedpurin fedpurin
+"""
 SCRIPT = """\
 # fedpurin: completion of commands, option=value and flags (made by `fedpurin completion bash`)
 _fedpurin() {{
@@ -76,19 +97,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def script(shell: str) -> str:
-    """The whole script; zsh runs bash's by its own emulation."""
+    """The whole script. zsh has one of its own: its emulation of bash's completion reads other expansions."""
     from fedpurin.run.compose import compose_config, config_groups
 
     groups = [f"{group}={choice}" for group, choices in config_groups().items() for choice in choices]
     options = [f"{name}=" for name in option_names(compose_config([])[0].to_mapping())]
-    cases = "\n".join(
-        f'            {name}) words="{flags} --help{" $options" if name in TAKES_OPTIONS else ""}" ;;'
-        for name, flags in FLAGS.items()
-    )
-    body = SCRIPT.format(
+    text, case = (ZSH, "wanted=({})") if shell == "zsh" else (SCRIPT, 'words="{}"')
+    cases = "\n".join(f"            {name}) {case.format(_after(name, flags))} ;;" for name, flags in FLAGS.items())
+    return text.format(
         options=" ".join(sorted({*groups, *options})), commands=" ".join(FLAGS), of_hydra=OF_HYDRA, cases=cases
     )
-    return (ZSH if shell == "zsh" else "") + body
+
+
+def _after(command: str, flags: str) -> str:
+    return f"{flags} --help{' $options' if command in TAKES_OPTIONS else ''}"
 
 
 def option_names(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
