@@ -27,6 +27,8 @@ SEED_BAND = "Lines are means over seeds, bands ± one sample standard deviation.
 
 def section(comparison: Comparison) -> Section:
     items: list[Figure | Remark] = [accuracy_by_round(comparison)]
+    if others := measured_by_round(comparison):
+        items.append(others)
     if any(group.has("bytes/up") and group.spread(_total_bytes).mean > 0 for group in comparison.groups):
         items += [accuracy_by_bytes(comparison), pareto(comparison)]
     else:
@@ -58,6 +60,37 @@ def accuracy_by_round(comparison: Comparison) -> Figure:
         Numbers(("setting", "label", "round", "accuracy_mean", "accuracy_std", "seeds"), rows),
         columns=3,
     )
+
+
+def measured_by_round(comparison: Comparison) -> Figure | None:
+    """What runs measured of the clients' own models beside the accuracy, or in its place: errors of a regression."""
+    names = sorted(
+        {name for group in comparison.groups for run in group.runs for name in run.metrics if _is_other(name)}
+    )
+    rows: list[list[Any]] = []
+    panels = []
+    for name in names:
+        stem = name.removeprefix("test/").removesuffix("/personalized")
+        for setting, groups in comparison.by_setting.items():
+            curves = [(group, group.curve(name)) for group in groups if group.has(name)]
+            rows += [[stem, *row] for group, curve in curves for row in _rows(group, curve)]
+            marks = [_line(group, curve.rounds + 1, curve) for group, curve in curves]
+            if marks:
+                panels.append(Panel(ROUND, Axis(stem), quiet_first(marks), setting))
+    if not panels:
+        return None
+    return Figure(
+        "measured_by_round",
+        "Further values by round",
+        f"What validation_step logged of the clients' own models, means over the clients. {SEED_BAND}",
+        panels[:MAX_PANELS],
+        Numbers(("value", "setting", "label", "round", "mean", "std", "seeds"), rows),
+        columns=3,
+    )
+
+
+def _is_other(name: str) -> bool:
+    return name.startswith("test/") and name.endswith("/personalized")
 
 
 def accuracy_by_bytes(comparison: Comparison) -> Figure:
