@@ -38,16 +38,18 @@ def make_clients(few: bool) -> Clients:
 def run_cases(processes: Processes) -> dict[str, Any]:
     """Own clients' vectors after each case, and, gathered, everyone's bytes."""
     results: dict[str, Any] = {}
-    for (mode, normalise, fill, kind), few in [*((case, False) for case in CASES), *((case, True) for case in FEW)]:
+    every = [*((case, False, "float32") for case in CASES), *((case, True, "float32") for case in FEW)]
+    every += [(CASES[0], False, "float8_e4m3fn"), (CASES[-1], False, "float8_e5m2")]
+    for (mode, normalise, fill, kind), few, dtype in every:
         clients, ledger = make_clients(few), Ledger()
-        config = ExchangeConfig(mode=mode, bucket_mib=0.2)  # type: ignore[arg-type]
+        config = ExchangeConfig(mode=mode, bucket_mib=0.2, value_dtype=dtype)  # type: ignore[arg-type]
         exchange = Exchange(config, clients.layout, processes, ledger)
         exchange.begin_round(2, clients.ids)
         own = processes.owned(clients.ids)
         vectors = clients.copies(own)
         if normalise == "average":
             mean = exchange.average(vectors, clients.samples)
-            results[f"mean {few}"] = mean
+            results[f"mean {few} {dtype}"] = mean
         else:
             masks = exchange.share_masks({i: clients.masks[i] for i in own})
             overlap = overlap_matrix([masks[i] for i in clients.ids], kind)  # type: ignore[arg-type]
@@ -63,7 +65,7 @@ def run_cases(processes: Processes) -> dict[str, Any]:
                     fill=fill,
                     weights=clients.samples,  # type: ignore[arg-type]
                 )
-        name = f"{mode} {normalise} {fill} {kind} {few}"
+        name = f"{mode} {normalise} {fill} {kind} {few} {dtype}"
         results[name] = vectors
         results[f"{name} ledger"] = {
             "/".join(entry): num_bytes for entry, num_bytes in sorted(ledger.gather(processes).by_entry().items())
