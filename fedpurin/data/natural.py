@@ -23,7 +23,7 @@ Indices = tuple[NDArray[np.int64], ...]
 
 
 def owned(data: LabelledData, clients: Sequence[Any]) -> LabelledData:
-    """The data with whose each training and test sample is: numbers in their order, anything else by its text.
+    """The data with whose each training and test sample is.
 
     Raises:
         ConfigError: not one owner a sample.
@@ -38,7 +38,7 @@ def owned(data: LabelledData, clients: Sequence[Any]) -> LabelledData:
 
 
 def natural(config: PartitionConfig, data: LabelledData) -> tuple[Indices, Indices]:
-    """Every sample to the client that the data name for it; clients in sorted order of their names."""
+    """Every sample to the client that the data name for it; clients in the order of their names, 10 after 9."""
     if data.clients is None:
         raise ConfigError(
             f"partition=natural: data={data.name} does not say whose a sample is; data=arrays takes an array client, "
@@ -46,7 +46,7 @@ def natural(config: PartitionConfig, data: LabelledData) -> tuple[Indices, Indic
             "fedpurin.simulate an argument clients"
         )
     train, test = data.clients
-    names = np.unique(np.concatenate([train, test]))
+    names = sorted(np.unique(np.concatenate([train, test])), key=lambda name: _order(str(name)))
     _check_count(config, len(names))
     both = tuple(np.flatnonzero(train == name) for name in names), tuple(np.flatnonzero(test == name) for name in names)
     for split, parts in zip(("training", "test"), both, strict=True):
@@ -114,6 +114,7 @@ def _read_csv(path: Path) -> tuple[Indices, Indices]:
     return train, test
 
 
-def _order(name: str) -> tuple[int, str]:
-    """Client 10 comes after client 9."""
-    return (int(name), "") if name.isdecimal() else (2**62, name)
+def _order(name: str) -> tuple[bool, int, str]:
+    """Whole numbers by their value, so that client 10 comes after client 9, then other names by the alphabet."""
+    is_number = name.removeprefix("-").isdecimal()
+    return not is_number, int(name) if is_number else 0, name

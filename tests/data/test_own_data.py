@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedpurin.config import ConfigError, DataConfig, PartitionConfig
 from fedpurin.data import LabelledData, load, partition
+from fedpurin.data.natural import owned
 
 
 def table(root: Path, text: str, **options: object) -> LabelledData:
@@ -35,6 +39,30 @@ def test_clients_by_a_column(tmp_path: Path) -> None:
     assert [len(part) for part in parts.test] == [2, 2, 2]
     with pytest.raises(ConfigError, match="there are 3 clients; set it to 3"):
         partition(PartitionConfig(name="natural", num_clients=10), data, 0)
+
+
+@pytest.mark.parametrize("route", ["arrays", "table", "folder", "python"])
+def test_client_10_comes_after_client_9_on_every_route(route: str, tmp_path: Path) -> None:
+    names = [10, 2, 11, 1, 0, 9]
+    if route in ("arrays", "python"):
+        x, y = np.zeros((6, 2), dtype=np.float32), [0, 1] * 3
+        mine: dict[str, Any] = {"client_train": names, "client_test": names} if route == "arrays" else {}
+        np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y, **mine)
+        data = load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+        data = owned(data, (list(map(str, names)), list(map(str, names)))) if route == "python" else data
+    elif route == "table":
+        for split in ("train", "test"):
+            (tmp_path / f"{split}.csv").write_text("f,label,who\n" + "".join(f"{n},{n % 2},{n}\n" for n in names))
+        data = load(DataConfig(name="table", root=str(tmp_path), client="who"), 0)
+    else:
+        for n, split, kind in itertools.product(names, ("train", "test"), "ab"):
+            (folder := tmp_path / str(n) / split / kind).mkdir(parents=True)
+            Image.new("L", (2, 2)).save(folder / "1.png")
+        data = load(DataConfig(name="image_folder", root=str(tmp_path)), 0)
+    parts = partition(PartitionConfig(name="natural", num_clients=6), data, 0)
+    assert data.clients is not None
+    owners = [{str(name) for name in data.clients[0][part]} for part in parts.train]
+    assert owners == [{"0"}, {"1"}, {"2"}, {"9"}, {"10"}, {"11"}]
 
 
 @pytest.mark.parametrize(
