@@ -23,7 +23,7 @@ class Corrected(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
         correction = loss_context().models.get("correction")
-        if correction is None:
+        if correction is None or output is None:
             return output
         named = [(name, weight) for name, weight in self.named_parameters() if weight.requires_grad]
         weights = torch.cat([weight.flatten() for _, weight in named])

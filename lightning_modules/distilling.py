@@ -38,7 +38,8 @@ class Distilling(LightningModule):
         output = super().training_step(batch, batch_idx)
         context = loss_context()
         teacher = context.models.get("teacher")
-        if teacher is None:
+        if teacher is None or output is None:
+            self._seen = None
             return output
         if self._seen is None:
             raise TypeError(

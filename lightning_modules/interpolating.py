@@ -47,6 +47,8 @@ class Interpolating(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         step = super().training_step
         generic = loss_at(self, step, self._shared(), batch, batch_idx)
+        if generic is None:
+            return None
         return add_to_loss(step_at(self, step, self._mixture(), batch, batch_idx), generic)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:

@@ -33,6 +33,8 @@ class Adapting(LightningModule):
         first, second = halves(batch)
         weights = trained(self)
         gradient = gradient_at(self, step, weights, first, batch_idx)
+        if gradient is None:
+            return None
         adapted = {name: weight - values["adaptation_rate"] * gradient[name] for name, weight in weights.items()}
         return step_at(self, step, adapted, second, batch_idx)
 
@@ -53,9 +55,13 @@ class Enveloping(LightningModule):
         theta = {name: tensor.detach() for name, tensor in own.items()}
         for _ in range(int(num_steps)):
             gradient = gradient_at(self, step, theta, batch, batch_idx)
+            if gradient is None:
+                return None
             theta = {n: t - rate * (gradient[n] + weight * (t - own[n].detach())) for n, t in theta.items()}
         with torch.no_grad():
             output = step_at(self, step, theta, batch, batch_idx)  # moves the running statistics
+        if output is None:
+            return None
         value = output["loss"] if isinstance(output, Mapping) else output
         distance = torch.stack([(tensor - theta[name]).square().sum() for name, tensor in own.items()]).sum()
         return value + weight / 2 * distance

@@ -49,6 +49,9 @@ class Prototyping(LightningModule):
         self._watches = True
         output = super().training_step(batch, batch_idx)
         self._watches = False
+        if output is None:
+            self._seen = None
+            return None
         assert self._seen is not None, "the head has run"
         features, self._seen = self._seen, None
         classes = torch.arange(len(self.prototype_counts), device=features.device)

@@ -25,7 +25,7 @@ class Proximal(LightningModule):
         output = super().training_step(batch, batch_idx)
         context = loss_context()
         reference = context.models.get("reference")
-        if reference is None:
+        if reference is None or output is None:
             return output
         names, weights = zip(*((n, p) for n, p in self.named_parameters() if p.requires_grad), strict=True)
         # Few kernels, however many tensors there are.

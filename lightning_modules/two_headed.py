@@ -38,6 +38,9 @@ class TwoHeaded(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
+        if output is None:
+            self._seen = None
+            return None
         assert self._seen is not None, "the generic head has run"
         features, generic = self._seen
         self._seen = None

@@ -25,6 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange, Update
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
@@ -185,6 +186,11 @@ def combination(
 def _describe(client: Client) -> tuple[Tensor, Tensor]:
     """Mean feature and share of each class among the samples that were summed."""
     counts = client.buffers["prototype_counts"]
+    if not counts.any():
+        raise ConfigError(
+            f"method=FedPAC combines clients by the features of their batches, and training_step returned None for all of "
+            f"client {client.id}'s in a fit: skip fewer, or choose another method"
+        )
     return client.buffers["prototype_sums"] / counts.clamp(min=1).unsqueeze(1), counts / counts.sum()
 
 

@@ -69,6 +69,9 @@ class Scaffold(FedAvg):
                     "without dampening, with one learning rate and momentum for all parameters"
                 )
             assert self._start is not None, "begin has run"
+            if client.reach == 0:  # it took no step, and has learned nothing of its gradients
+                changes[client.id] = torch.zeros_like(self._start)
+                continue
             change = (self._start - client.vector[: len(self._start)]) / client.reach
             changes[client.id] = change if self._received is None else change - self._received
             earlier = client.extra.get("control", torch.zeros_like(change))
