@@ -74,9 +74,13 @@ def bring_back(run_dir: Path, copies: Path | None, lengths: Mapping[str, int], *
 
     A file that begins with the copy's bytes is cut back to them; any other is put aside, and the copy takes its place.
     A checkpoint without copies (an earlier version's) has `lengths` only: what has lost bytes is a warning. Without
-    any checkpoint the rounds begin anew; `keep` puts aside what is there.
+    any checkpoint the rounds begin anew, and those that are there are put aside; `keep` puts
+    aside files without a whole round as well.
     """
     copied = {path.name for path in copies.iterdir()} if copies is not None and copies.is_dir() else set()
+    lost = _count_lines(run_dir / OWN[0]) if copies is None else 0
+    if lost:
+        log.warning("%s: no checkpoint is left of the %d rounds that were done; the run begins anew", run_dir, lost)
     for path in appended_files(run_dir):
         if path.name in copied:
             continue
@@ -85,10 +89,10 @@ def bring_back(run_dir: Path, copies: Path | None, lengths: Mapping[str, int], *
             log.warning("%s has lost bytes since the checkpoint: %d of %d are left", path, path.stat().st_size, kept)
         elif kept:
             os.truncate(path, kept)
-        elif path.name in OWN and not keep:
+        elif path.name in OWN and not lost and not keep:
             path.unlink()  # its rounds come again
         else:
-            put_aside(path, "holds nothing that the checkpoint knows of")
+            put_aside(path, "is of those rounds" if lost else "holds nothing that the checkpoint knows of")
     for name in sorted(copied):
         assert copies is not None
         path, copy = run_dir / name, copies / name
@@ -111,6 +115,13 @@ def put_aside(path: Path, why: str) -> Path:
     path.rename(aside)
     log.warning("%s %s; what was there is kept as %s", path, why, aside.name)
     return aside
+
+
+def _count_lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with open_file(path) as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
 def _begins_like(path: Path, copy: Path) -> bool:

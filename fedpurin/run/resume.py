@@ -18,6 +18,7 @@ from fedpurin.config import Config, ConfigError, name_of
 from fedpurin.run import reader
 from fedpurin.run.growing import LINES, check_places, is_intact
 from fedpurin.run.lock import is_locked
+from fedpurin.run.place import newest_checkpoint
 from fedpurin.run.stored_config import read_config
 from fedpurin.science import Changes, covers, marked
 
@@ -32,7 +33,7 @@ RECORDS = (reader.SUMMARY, reader.ENVIRONMENT, reader.PARTITION)
 def holds_run(run_dir: Path) -> bool:
     """Whether a run has left rounds or checkpoints in the folder."""
     metrics = run_dir / reader.METRICS
-    return (metrics.exists() and metrics.stat().st_size > 0) or any((run_dir / "checkpoints").glob("round-*"))
+    return (metrics.exists() and metrics.stat().st_size > 0) or newest_checkpoint(run_dir) is not None
 
 
 def check_folder(config: Config, run_dir: Path) -> None:
@@ -106,7 +107,7 @@ def is_finished(config: Config, run_dir: Path) -> bool:
         return False
     _, last = reader.read_ends(run_dir / reader.METRICS)
     final = run_dir / "checkpoints" / f"round-{rounds:05d}"
-    if not final.exists() and any((run_dir / "checkpoints").glob("round-*[0-9]")):
+    if not final.exists() and newest_checkpoint(run_dir) is not None:
         return False  # the last could not be written; with none at all, they were not wanted or were cleared away
     if final.exists() and not _has_its_lines(final):
         return False
@@ -130,10 +131,12 @@ def is_marked_finished(run_dir: Path) -> bool:
 
 def how_to_continue(run_dir: Path) -> str:
     """What to type after a run was stopped, by the checkpoints that it has left."""
-    saved = max((path.name for path in (run_dir / "checkpoints").glob("round-*")), default=None)
+    saved = newest_checkpoint(run_dir)
     if saved is None:
         return "nothing was saved, and the run starts anew (checkpoint.every=0 saves nothing)"
-    return f"to continue after round {int(saved.removeprefix('round-'))}: fedpurin resume {shlex.quote(str(run_dir))}"
+    return (
+        f"to continue after round {int(saved.name.removeprefix('round-'))}: fedpurin resume {shlex.quote(str(run_dir))}"
+    )
 
 
 def note_refusal(run_dir: Path, error: ConfigError) -> None:

@@ -21,7 +21,7 @@ from fedpurin.run.checkpointer import Client, client_tensors, join_tensors, rest
 from fedpurin.run.compose import compose_config
 from fedpurin.run.lock import RunLock, is_locked
 from fedpurin.run.reader import flatten
-from fedpurin.run.resume import check_folder, check_sweep_folder, is_free
+from fedpurin.run.resume import check_folder, check_sweep_folder, holds_run, how_to_continue, is_free
 
 
 def tensors() -> dict[str, Tensor]:
@@ -226,6 +226,16 @@ def test_overrides_of_a_resume_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             with_overrides(config, [override])
+
+
+def test_a_checkpoint_put_aside_is_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "round-00010.aside").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "round-00012.aside-2").mkdir()
+    assert not holds_run(tmp_path)
+    assert how_to_continue(tmp_path).startswith("nothing was saved, and the run starts anew")
+    (tmp_path / "checkpoints" / "round-00004").mkdir()
+    assert holds_run(tmp_path)
+    assert how_to_continue(tmp_path) == f"to continue after round 4: fedpurin resume {tmp_path}"
 
 
 def test_every_free_option_exists() -> None:

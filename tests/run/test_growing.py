@@ -40,6 +40,18 @@ def test_an_earlier_version_s_checkpoint_has_lengths_only(tmp_path: Path, caplog
     assert (tmp_path / "mine.csv.aside").read_text() == "1\n"
 
 
+def test_rounds_without_any_checkpoint_are_kept_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "metrics.jsonl").write_text(WHOLE + '{"rou')
+    (tmp_path / "clients.csv").write_text("round,client\n")
+    bring_back(tmp_path, None, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl.aside", "clients.csv.aside"}
+    assert (tmp_path / "metrics.jsonl.aside").read_text() == WHOLE + '{"rou'
+    assert "no checkpoint is left of the 2 rounds that were done; the run begins anew" in caplog.text
+    (tmp_path / "metrics.jsonl").write_text('{"rou')  # nothing that a round took
+    bring_back(tmp_path, None, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl.aside", "clients.csv.aside"}
+
+
 def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "a.csv").write_text(str(number))
