@@ -79,7 +79,23 @@ def from_file(config: PartitionConfig, data: LabelledData) -> tuple[Indices, Ind
                     f"partition.file={path}: client {client}'s {split} indices must be different numbers from 0 to "
                     f"{pool.num_samples - 1}"
                 )
+        if config.disjoint:
+            check_disjoint(f"partition.file={path}", parts, split, pool.num_samples)
     return both
+
+
+def check_disjoint(what: str, parts: Sequence[NDArray[Any]], split: str, num_samples: int) -> None:
+    """See that no sample belongs to two clients, which `partition.disjoint` promises.
+
+    Raises:
+        ConfigError: names a sample that does.
+    """
+    uses = np.bincount(np.concatenate(parts), minlength=num_samples)
+    if uses.max() > 1:
+        raise ConfigError(
+            f"{what}: {split} sample {int(uses.argmax())} belongs to {uses.max()} clients; set "
+            "partition.disjoint=false if that is meant"
+        )
 
 
 def _check_count(config: PartitionConfig, count: int) -> None:

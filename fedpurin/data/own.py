@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from fedpurin.config import ConfigError, DataConfig, PartitionConfig, name_of
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.from_torch import from_datasets
+from fedpurin.data.natural import check_disjoint
 from fedpurin.data.pool import Pool
 from fedpurin.own import call_own
 from fedpurin.seeding import numpy_generator
@@ -113,12 +114,7 @@ def _checked(config: PartitionConfig, dealt: Any, split: str, num_samples: int) 
                 f"{what}: client {client}'s {split} indices must be different numbers from 0 to {num_samples - 1}"
             )
     if config.disjoint:
-        uses = np.bincount(np.concatenate(parts), minlength=num_samples)
-        if uses.max() > 1:
-            raise ConfigError(
-                f"{what}: {split} sample {int(uses.argmax())} belongs to {uses.max()} clients; set "
-                "partition.disjoint=false if that is meant"
-            )
+        check_disjoint(what, parts, split, num_samples)
     return tuple(np.sort(part.astype(np.int64)) for part in parts)
 
 

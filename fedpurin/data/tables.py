@@ -7,6 +7,7 @@ targets (assemble.py), arrays (arrays.py).
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def _read_table(path: Path, config: DataConfig) -> Columns:
         except ImportError:
             raise ConfigError(f"data.root={path}: parquet files need the package pyarrow; or give a .csv") from None
         read = parquet.read_table(path)
+        _check_names(path, read.column_names)
         texts = {name: ["" if v is None else str(v) for v in read[name].to_pylist()] for name in read.column_names}
     else:
         try:
@@ -65,6 +67,7 @@ def _read_table(path: Path, config: DataConfig) -> Columns:
             raise ConfigError(f"data.root={path} cannot be read as a table ({error})") from None
         if odd := [number for number, row in enumerate(rows, 2) if len(row) != len(header)]:
             raise ConfigError(f"data.root={path}: line {odd[0]} has another number of cells than the header")
+        _check_names(path, header)
         texts = {name: [row[column].strip() for row in rows] for column, name in enumerate(header)}
     for option, name in (("label", config.label), ("client", config.client)):
         if name is not None and name not in texts:
@@ -73,6 +76,15 @@ def _read_table(path: Path, config: DataConfig) -> Columns:
         if "" in cells:
             raise ConfigError(f"data.root={path}: column {name} is empty in row {cells.index('') + 1}; fill or drop it")
     return {name: np.array(cells) for name, cells in texts.items()}
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse columns that would hide one another, and those without a name: an index that was saved along, mostly."""
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise ConfigError(f"data.root={path}: column {number} has no name; name it, or leave it out (an index?)")
+        if names.index(name) < number - 1:
+            raise ConfigError(f"data.root={path}: two columns are called {name}; each needs a name of its own")
 
 
 def _code(name: str, train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

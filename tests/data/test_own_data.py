@@ -68,7 +68,8 @@ def test_client_10_comes_after_client_9_on_every_route(route: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [("f,kind\n1,2\n", "label: .* no such column"), ("f,label\n,2\n", "column f is empty in row 1"),
-     ("f,label\n1\n", "line 2 has another number")],
+     ("f,label\n1\n", "line 2 has another number"), ("f,label,f\n1,a,2\n", "two columns are called f; each needs"),
+     ("f,label,label\n1,a,b\n", "two columns are called label"), (",f,label\n0,1,a\n", "column 1 has no name")],
 )  # fmt: skip
 def test_mistakes_in_a_table(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -101,6 +102,11 @@ def test_indices_from_files(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('{"train": [[4], [1]], "test": [[2], [0]]}')
     with pytest.raises(ConfigError, match="client 0's train indices must be different numbers from 0 to 3"):
         partition(PartitionConfig(name="file", num_clients=2, file=str(tmp_path / "p.json")), data, 0)
+    (tmp_path / "p.json").write_text('{"train": [[3], [1]], "test": [[0, 2], [2]]}')
+    with pytest.raises(ConfigError, match=r"test sample 2 belongs to 2 clients; set partition\.disjoint=false if"):
+        partition(PartitionConfig(name="file", num_clients=2, file=str(tmp_path / "p.json")), data, 0)
+    shared = PartitionConfig(name="file", num_clients=2, file=str(tmp_path / "p.json"), disjoint=False)
+    assert [part.tolist() for part in partition(shared, data, 0).test] == [[0, 2], [2]]
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
