@@ -81,15 +81,15 @@ def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.cli.multirun import Multirun, keep_folders, sweep_folder
     from fedpurin.cli.sweep import before_sweep, planned_jobs
-    from fedpurin.run.compose import compose_config
+    from fedpurin.run.compose import compose_config, run_overrides
     from fedpurin.run.effects import remarks, say
     from fedpurin.run.folder import is_default, note, quoted, settle, withdraw
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
     from fedpurin.run.slurm import slurm_world
 
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if flags:  # a sweep, or Hydra showing its configuration
+    overrides = run_overrides(arguments)
+    if overrides is None:  # a sweep, or Hydra showing its configuration
         jobs = planned_jobs(arguments)
         folder = sweep_folder(jobs, arguments)
         placed = [*arguments, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
@@ -105,9 +105,9 @@ def train(arguments: Sequence[str]) -> None:
         if multirun is not None and (code := multirun.close()):
             raise SystemExit(code)
         return
-    config, run_dir = compose_config(arguments)
+    config, run_dir = compose_config(overrides)
     slurm_world(config.trainer.devices)
-    if is_default(run_dir, arguments):
+    if is_default(run_dir, overrides):
         run_dir = settle(run_dir)
     check_folder(config, run_dir)  # before Hydra writes into it
     if not is_first_process():  # another rank of this run: the folder is the first one's
@@ -115,7 +115,7 @@ def train(arguments: Sequence[str]) -> None:
         return
     if (own := f"hydra.run.dir={quoted(run_dir)}") not in arguments:
         sys.argv.append(own)  # Hydra would ask the clock again, and knows no `~`
-    say(remarks(config, arguments))
+    say(remarks(config, overrides))
     note(run_dir)
     try:
         make_folder(run_dir)  # what Hydra would end with a traceback

@@ -49,6 +49,34 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
     return to_config(mapping, hydra), run_dir
 
 
+def run_overrides(arguments: Sequence[str]) -> list[str] | None:
+    """The overrides of a plain run, in which `--config-dir DIR` has become Hydra's search path.
+
+    None where any other flag stands: a sweep, or Hydra showing something.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    overrides, folder, left = [], None, iter(arguments)
+    for argument in left:
+        flag, _, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            given = value or next(left, "")
+            folder = Path(given)
+            if not given or not folder.is_dir():
+                raise ConfigError(f"--config-dir {given}: there is no such folder")
+        elif argument.startswith("-"):
+            return None
+        else:
+            overrides.append(argument)
+    if folder is None:
+        return overrides
+    if any(item.startswith("hydra.searchpath=") for item in overrides):
+        raise ConfigError("--config-dir and hydra.searchpath=... both name folders: put both into hydra.searchpath")
+    url = f"file://{folder.resolve()}".replace("'", "\\'")
+    return [*overrides, f"hydra.searchpath=['{url}']"]
+
+
 def compose_sweep_folder(overrides: Sequence[str]) -> Path:
     """The folder that Hydra would give a sweep with such a run.
 

@@ -117,6 +117,26 @@ def test_a_mistake_ends_with_code_2_and_a_line(
     assert "Traceback" not in captured.err + captured.out
 
 
+def test_a_run_with_own_configurations_is_checked_before_hydra_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "it's" / "method").mkdir(parents=True)
+    (tmp_path / "it's" / "method" / "mine.yaml").write_text("_target_: fedpurin.methods.FedAvg\n")
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "overrides.yaml").write_text("[seed=1]\n")
+    (run / "metrics.jsonl").write_text('{"round": 0}\n')
+    for flag in (["--config-dir", f"{tmp_path}/it's"], [f"--config-dir={tmp_path}/it's"], ["-cd", f"{tmp_path}/it's"]):
+        assert main([*flag, "method=mine", f"hydra.run.dir={run}"]) == 2
+        assert f"hydra.run.dir={run} holds a run already" in capsys.readouterr().err
+    assert (run / ".hydra" / "overrides.yaml").read_text() == "[seed=1]\n"
+    assert main([*flag, "method=mine", "trainer.rounds=0", f"hydra.run.dir={tmp_path}/new"]) == 2
+    assert "trainer.rounds=0 is not possible" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main(["--config-dir", f"{tmp_path}/none", f"hydra.run.dir={tmp_path}/new"]) == 2
+    assert capsys.readouterr().err.endswith(f"--config-dir {tmp_path}/none: there is no such folder\n")
+
+
 def test_every_choice_composes() -> None:
     from fedpurin.run.compose import compose_config
 
