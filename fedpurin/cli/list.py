@@ -71,20 +71,33 @@ def describe(run_dir: Path) -> dict[str, Any]:
     """One row; None where the run does not tell."""
     summary, run = reader.read_summary(run_dir), inspect(run_dir)
     options = _options(run_dir)
-    choices = options.get("choices") or {}
-    traffic = [summary.get(f"total/bytes/{way}") for way in ("up", "down")]
-    target = str((options.get("method") or {}).get("_target_", "")).rpartition(".")[2].lower()
+    choices, method, data = (_mapping(options.get(name)) for name in ("choices", "method", "data"))
+    traffic = [_number(summary.get(f"total/bytes/{way}")) for way in ("up", "down")]
+    target = str(method.get("_target_", "")).rpartition(".")[2].lower()
     return {
-        "accuracy": summary.get("accuracy/personalized", summary.get(str(summary.get("headline")))),
-        "best": summary.get("best/accuracy/personalized"),
+        "accuracy": _number(summary.get("accuracy/personalized", summary.get(str(summary.get("headline"))))),
+        "best": _number(summary.get("best/accuracy/personalized")),
         "bytes": None if None in traffic else sum(part for part in traffic if part is not None),
         "rounds": run.rounds,
         "state": run.state,
-        "method": choices.get("method") or target or None,
-        "data": (options.get("data") or {}).get("name"),
-        "seed": options.get("seed"),
+        "method": _text(choices.get("method")) or target or None,
+        "data": _text(data.get("name")),
+        "seed": _number(options.get("seed")),
         "run": str(run_dir),
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> int | float | None:
+    """A file may have been written or damaged by anybody: one row without a value must not cost the table."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def sort_rows(rows: Sequence[dict[str, Any]], column: str, reverse: bool) -> list[dict[str, Any]]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -175,7 +178,7 @@ def _read(path: Path, sizes: str | None) -> tuple[Layout, Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"scores": loaded}
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"--scores={path} is not a .npy or .npz file of numbers ({error})") from None
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or not array.size:
@@ -197,11 +200,17 @@ def _read(path: Path, sizes: str | None) -> tuple[Layout, Any]:
 def _score_model(arguments: argparse.Namespace) -> tuple[Layout, Tensor]:
     """Scores of a freshly initialised backbone under a random gradient, on its tensors that are not norms."""
     backbones = importlib.import_module(_BACKBONES)
-    build = getattr(backbones, arguments.model, None)
-    if not callable(build):
-        raise ConfigError(f"--model={arguments.model}: {_BACKBONES} has no such model")
+    known = {name: getattr(backbones, name) for name in backbones.__all__}
+    known = {name: build for name, build in known.items() if "in_channels" in inspect.signature(build).parameters}
+    if arguments.model not in known:
+        raise ConfigError(
+            f"--model={arguments.model}: {_BACKBONES} has no such model of images; {', '.join(known)} are possible"
+        )
+    for option, count in (("num-classes", arguments.num_classes), ("in-channels", arguments.in_channels)):
+        if count < 1:
+            raise ConfigError(f"--{option}={count}: a model needs at least 1")
     torch.manual_seed(arguments.seed)
-    module = build(num_classes=arguments.num_classes, in_channels=arguments.in_channels)
+    module = known[arguments.model](num_classes=arguments.num_classes, in_channels=arguments.in_channels)
     space = ParameterSpace(module, shares=lambda segment: not segment.is_norm)
     weights = space.bind(module)[: space.shared.length]
     gradient = torch.randn(len(weights)).mul_(1e-3)

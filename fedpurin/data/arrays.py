@@ -9,6 +9,8 @@ Owns: which names are expected and what they mean. Does not own: the split and t
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fedpurin.config import ConfigError, DataConfig
-from fedpurin.data.assemble import Columns, assemble, hold_out, owners_of, root_of, targets_of
+from fedpurin.data.assemble import Columns, assemble, finite, hold_out, owners_of, root_of, targets_of
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.samples import Stacked
 
@@ -56,7 +58,7 @@ def _read_files(path: Path) -> Columns:
                 return dict(file)
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"data.root={path} cannot be read as arrays ({error})") from None
     raise ConfigError(f"data.root={path}: data=arrays reads .npz, .safetensors, or a folder of .npy files")
 
@@ -134,7 +136,7 @@ def _numbers(name: str, array: NDArray[Any], path: Path) -> Tensor:
         return torch.from_numpy(array.astype(np.int64))
     if array.dtype.kind != "f":
         raise ConfigError(f"data.root={path}: {name} is {array.dtype}; numbers are possible")
-    return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(finite(f"data.root={path}: {name}", array))
 
 
 def _mappings(config: DataConfig, parts: list[Columns], clients: list[Any], path: Path) -> LabelledData:

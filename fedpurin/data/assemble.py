@@ -37,6 +37,19 @@ def root_of(config: DataConfig, wanted: str) -> Path:
     return path
 
 
+def finite(what: str, numbers: NDArray[Any]) -> NDArray[np.float32]:
+    """These numbers as what models compute with.
+
+    Raises:
+        ConfigError: some are not finite, or too large for float32.
+    """
+    with np.errstate(over="ignore"):
+        single = numbers.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise ConfigError(f"{what} holds numbers that are not finite in float32; fill or drop them")
+    return single
+
+
 def hold_out(config: DataConfig, targets: NDArray[Any], clients: NDArray[Any] | None, seed: int) -> NDArray[np.bool_]:
     """Which samples test: a share of each client's, of each class where samples belong to nobody, or else of all."""
     if clients is None and config.target == "numbers":
@@ -48,7 +61,8 @@ def hold_out(config: DataConfig, targets: NDArray[Any], clients: NDArray[Any] | 
     held_out = np.zeros(len(groups), dtype=bool)
     for group in range(groups.max(initial=-1) + 1):
         members = generator.permutation(np.flatnonzero(groups == group))
-        held_out[members[: max(1, round(config.test_share * len(members))) if len(members) > 1 else 0]] = True
+        wanted = max(1, round(config.test_share * len(members)))
+        held_out[members[: min(wanted, len(members) - 1)]] = True  # one of each group is left to train on
     return held_out
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fedpurin.config import ConfigError, DataConfig
-from fedpurin.data.assemble import assemble, hold_out, owners_of, targets_of
+from fedpurin.data.assemble import assemble, finite, hold_out, owners_of, targets_of
 from fedpurin.data.dataset import LabelledData
 from fedpurin.data.images import to_square, with_channels
 from fedpurin.data.samples import Stacked
@@ -150,8 +150,8 @@ def _column(config: DataConfig, name: str, splits: Sequence[Any], folder: Path) 
         raise ConfigError(
             f"data.root={config.root}: column {name} holds no images, text or numbers of one shape; remove it"
         )
-    dtype: Any = np.float32 if "f" in kinds else np.int64
-    train, test = (torch.from_numpy(array.astype(dtype)) for array in arrays)
+    what = f"data.root={config.root}: column {name}"
+    train, test = (torch.from_numpy(finite(what, a) if "f" in kinds else a.astype(np.int64)) for a in arrays)
     return Column((train, test), padding, num_tokens)
 
 

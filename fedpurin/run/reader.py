@@ -191,12 +191,12 @@ def check_references(content: bytes) -> None:
 
 
 def read_overrides(run_dir: Path) -> list[str] | None:
-    """What the run was started with, by Hydra's own record; None where there is none."""
+    """What the run was started with, by Hydra's own record; None where there is none or it is no list."""
     try:
-        recorded = read_yaml(run_dir / HYDRA / "overrides.yaml")
+        recorded = read_yaml(run_dir / HYDRA / "overrides.yaml") or []
     except Unreadable:
         return None
-    return [str(item) for item in recorded or ()]
+    return [str(item) for item in recorded] if isinstance(recorded, list) else None
 
 
 def find_folders(root: Path) -> Iterator[Path]:

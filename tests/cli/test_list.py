@@ -48,3 +48,16 @@ def test_a_name_that_would_be_a_formula_is_text(tmp_path: Path, capsys: pytest.C
     make_run(tmp_path / "a", 0.5, seed=1, choices={"method": "=1+1"})
     assert main(["list", str(tmp_path), "--csv"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.5,1234000,2,done,'=1+1,digits,1,{tmp_path}/a"
+
+
+def test_a_damaged_run_is_a_row_without_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", 0.5, seed=1)
+    make_run(tmp_path / "b", 0.5, seed=["x"], choices=["y"], method="z", data=7)
+    damaged = {"accuracy/personalized": "high", "best/accuracy/personalized": [1], "total/bytes/up": "2"}
+    (tmp_path / "b" / "summary.json").write_text(json.dumps({"status": "finished", "total/bytes/down": 1, **damaged}))
+    for column in ("accuracy", "best", "bytes", "method", "data", "seed"):
+        assert main(["list", str(tmp_path), "--sort", column, "--csv"]) == 0
+        assert capsys.readouterr().out.splitlines()[2] == f",,,2,done,,,,{tmp_path}/b"
+    assert main(["list", str(tmp_path)]) == 0
+    cells = ["–", "–", "–", "2", "done", "–", "–", "–", f"{tmp_path}/b"]
+    assert capsys.readouterr().out.splitlines()[2].split() == cells

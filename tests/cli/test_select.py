@@ -45,7 +45,16 @@ def test_a_model_by_name(capsys: pytest.CaptureFixture[str]) -> None:
         (["--scores", "scores.npy", "--solver", "NOPE"], "program.solver='NOPE'"),
         (["--scores", "negative.npy"], "score of scores[1] is -1.0"),
         (["--scores", "text.npy"], "numbers are needed"),
+        (["--scores", "damaged.npz"], "--scores=damaged.npz is not a .npy or .npz file of numbers"),
         (["--model", "resnet9000"], "--model=resnet9000"),
+        (
+            ["--model", "lstm"],
+            "--model=lstm: lightning_modules.backbones has no such model of images; cnn, mlp, resnet8",
+        ),
+        (["--model", "of_options"], "--model=of_options: "),
+        (["--model", "cnn", "--num-classes", "-1"], "--num-classes=-1: a model needs at least 1"),
+        (["--model", "cnn", "--num-classes", "0"], "--num-classes=0: a model needs at least 1"),
+        (["--model", "cnn", "--in-channels", "0"], "--in-channels=0: a model needs at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
@@ -59,6 +68,8 @@ def test_bad_input_is_one_line_and_code_2(
     np.save("scores.npy", np.arange(6.0))
     np.save("negative.npy", np.array([1.0, -1.0]))
     np.save("text.npy", np.array(["a"]))
+    np.savez("whole.npz", scores=np.arange(6.0))
+    Path("damaged.npz").write_bytes(Path("whole.npz").read_bytes()[:100])
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -66,8 +66,33 @@ def test_numbers_as_targets(tmp_path: Path) -> None:
             "more belongs to neither",
         ),
         ({"y": [0, 1]}, "holds y; it needs x, y"),
+        ({"x": [[1.0], [np.nan]] * 2, "y": [0, 1] * 2}, "a.npz: x holds numbers that are not finite"),
+        ({"x": [[1.0], [1e300]] * 2, "y": [0, 1] * 2}, "a.npz: x holds numbers that are not finite in float32"),
+        ({"x": [[1.0]] * 4, "w": [1.0, np.inf] * 2, "y": [0, 1] * 2}, "a.npz: w holds numbers that are not finite"),
     ],
 )
 def test_mistakes_in_arrays(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         arrays(tmp_path, **content)
+
+
+@pytest.mark.parametrize("cut", ["end", "middle"])
+def test_a_damaged_file_is_named(tmp_path: Path, cut: str) -> None:
+    np.savez_compressed(path := tmp_path / "a.npz", x=np.arange(4000.0).reshape(1000, 4), y=[0, 1] * 500)
+    content = bytearray(path.read_bytes())
+    if cut == "end":
+        del content[len(content) // 2 :]
+    else:
+        content[300:400] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read as arrays"):
+        load(DataConfig(name="arrays", root=str(path)), 0)
+
+
+@pytest.mark.parametrize("owners", [{}, {"client": ["u", "u", "v", "v"]}])
+def test_one_sample_of_each_group_is_left_to_train_on(tmp_path: Path, owners: dict[str, Any]) -> None:
+    np.savez(tmp_path / "a.npz", x=np.eye(4), y=[0, 0, 1, 1], **owners)
+    data = load(DataConfig(name="arrays", root=str(tmp_path / "a.npz"), test_share=0.8), 0)
+    for split in (data.train, data.test):
+        assert split.labels is not None
+        assert sorted(split.labels.tolist()) == [0, 1]

@@ -107,6 +107,9 @@ def test_hydras_record_of_the_overrides(tmp_path: Path) -> None:
     assert reader.read_overrides(tmp_path) is None
     write(tmp_path / ".hydra" / "overrides.yaml", "- seed=1\n- name=a\n")
     assert reader.read_overrides(tmp_path) == ["seed=1", "name=a"]
+    for damaged in ("7\n", "seed=1\n", "seed: 1\n"):
+        write(tmp_path / ".hydra" / "overrides.yaml", damaged)
+        assert reader.read_overrides(tmp_path) is None
 
 
 def test_nobody_else_decodes_a_run_folders_files() -> None:
