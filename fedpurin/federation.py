@@ -102,8 +102,13 @@ class Federation:
         fits: dict[int, FitResult] = {}
         for block in self.executor.blocks(chosen.clients):
             with self._stage("local training", block, number):
+                before = [client.snapshot() for client in block]
                 plans = [self.method.plan(client, number) for client in block]
                 fits |= zip((client.id for client in block), self.executor.fit(block, plans, number), strict=True)
+                for client, earlier in zip(block, before, strict=True):
+                    if fits[client.id].diverged is not None:  # also what its earlier fits of the round left
+                        client.restore(earlier)
+                        self.method.sit_out(client)
                 if evaluates:
                     self._evaluate([client for client in block if fits[client.id].diverged is None], "personalized")
             self._name_idle(block, fits, number)

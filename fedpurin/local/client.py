@@ -75,6 +75,24 @@ class Client:
         elif fit.start == MODEL:
             self.personal_buffers = {name: buffers[name].clone() for name in self.buffers}
 
+    def snapshot(self) -> Client:
+        """A copy for `restore`, of all that planning and fitting may change."""
+        return replace(
+            self,
+            vector=self.vector.clone(),
+            buffers={name: buffer.clone() for name, buffer in self.buffers.items()},
+            extra={name: tensor.clone() for name, tensor in self.extra.items()},
+        )
+
+    def restore(self, earlier: Client) -> None:
+        """Be again what the client was at the snapshot."""
+        self.vector.copy_(earlier.vector)
+        for name, buffer in self.buffers.items():
+            buffer.copy_(earlier.buffers[name])
+        # The rest is replaced, never written in place.
+        self.extra, self.personal_buffers, self.mask = earlier.extra, earlier.personal_buffers, earlier.mask
+        self.reach, self.epochs, self.steps = earlier.reach, earlier.epochs, earlier.steps
+
     def count(self, epochs: int, steps: int) -> None:
         """Add a fit that was kept to the epochs and optimizer steps so far."""
         self.epochs += epochs

@@ -90,6 +90,9 @@ class Method:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
         return {}
 
+    def sit_out(self, client: Client) -> None:
+        """The client diverged and is again as `begin` left it: give it the form that models have between rounds."""
+
     def personalized(self, client: Client) -> Tensor:
         """The client's own model after its fits: the vector that `accuracy/personalized` measures."""
         return client.vector

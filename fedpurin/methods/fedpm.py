@@ -47,7 +47,7 @@ class FedPM(Method):
         self._beta: Tensor | None = None
         self._theta: Tensor | None = None
         self._shared: Layout
-        self._seed = self._round = 0
+        self._seed = self._round = self._drawn = 0
 
     def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
         adapted: LightningModule = mix_in("lightning_modules.Masking", module)
@@ -58,6 +58,7 @@ class FedPM(Method):
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
         self._shared, self._seed, self._round = shared, this_round.seed, this_round.number
+        self._drawn = len(this_round.ids)  # with those that diverge
         if self._weights is None:
             initial = exchange.common(this_round.clients[0].vector if this_round.clients else None)
             self._weights = _signed(initial, shared)
@@ -84,13 +85,18 @@ class FedPM(Method):
             ),
         )
 
+    def sit_out(self, client: Client) -> None:
+        """Its model is that of its last mask; before the first one, all weights."""
+        scored = self._scored()
+        client.vector.copy_(self._masked(scored if client.mask is None else unpack_mask(client.mask)))
+
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         for client in this_round.clients:
             client.mask = pack_mask(self._sample(client) & self._scored())
         ones = torch.zeros_like(self._scored(), dtype=torch.float32)
         for mask in exchange.share_masks(this_round.masks, alone=True).values():
             ones += unpack_mask(mask)
-        period = math.ceil(this_round.num_clients / max(1, len(this_round.ids)))
+        period = math.ceil(this_round.num_clients / self._drawn)
         if self._alpha is None or self._beta is None or this_round.number % period == 0:
             self._alpha, self._beta = torch.ones_like(ones), torch.ones_like(ones)
         self._alpha, self._beta = self._alpha + ones, self._beta + (len(this_round.ids) - ones)

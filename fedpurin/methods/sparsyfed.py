@@ -63,6 +63,10 @@ class SparsyFed(Method):
         weights = weight_matrices(self._shared) if self.alpha != 1 else ()
         return (LocalFit(values={f"power/{segment.name}": self.alpha for segment in weights}),)
 
+    def sit_out(self, client: Client) -> None:
+        if self._global is not None:  # else w is the initial v, as it is when nobody has trained
+            client.vector.copy_(self._powered(client.vector))
+
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
         updates = {}
