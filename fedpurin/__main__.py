@@ -93,7 +93,7 @@ def train(arguments: Sequence[str]) -> None:
         jobs = planned_jobs(arguments)
         folder = sweep_folder(jobs, arguments)
         placed = [*arguments, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
-        check_sweep_folder(placed)
+        check_sweep_folder(placed, jobs[0] if jobs else ())
         sys.argv[1:] = [*placed, *keep_folders(jobs, placed)]
         say(before_sweep(jobs))
         multirun = Multirun(len(jobs)) if jobs and is_first_process() else None

@@ -78,8 +78,10 @@ def check_not_from_python(config: Config, run_dir: Path) -> None:
         )
 
 
-def check_sweep_folder(overrides: Sequence[str]) -> None:
+def check_sweep_folder(overrides: Sequence[str], job: Sequence[str] = ()) -> None:
     """Refuse a Hydra sweep into a folder that holds runs already, before Hydra writes into any of them.
+
+    The overrides of its first `job` say whether runs go on: launchers and experiments may set resume=auto as well.
 
     Raises:
         ConfigError: says how to continue the sweep.
@@ -87,11 +89,21 @@ def check_sweep_folder(overrides: Sequence[str]) -> None:
     folder = next((item.partition("=")[2] for item in overrides if item.startswith("hydra.sweep.dir=")), None)
     if folder is None or "resume=auto" in overrides or not Path(folder).is_dir():
         return
-    if held := sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and holds_run(path)):
+    held = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and holds_run(path))
+    if held and not _goes_on(job):
         raise ConfigError(
             f"hydra.sweep.dir={folder} holds runs already ({', '.join(held[:MAX_NAMED])}): "
             "finish them with resume=auto, or choose another folder"
         )
+
+
+def _goes_on(job: Sequence[str]) -> bool:
+    from fedpurin.run.compose import compose_config  # Hydra, which a reader of folders does without
+
+    try:
+        return compose_config(job)[0].resume == "auto"
+    except ConfigError:  # that run will be refused, and told then
+        return False
 
 
 def is_free(option: str) -> bool:

@@ -210,6 +210,16 @@ def test_a_sweep_into_a_folder_with_runs_is_refused_before_hydra_writes(
     check_sweep_folder(["-m", "seed=1,2"])
 
 
+def test_a_launcher_that_sets_resume_continues_its_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "0").mkdir()
+    hold_run(tmp_path / "0", "seed=1")
+    sweep = ["-m", "launcher=slurm", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    check_sweep_folder(sweep, ["launcher=slurm", "seed=1"])
+    with pytest.raises(ConfigError, match="holds runs already"):
+        check_sweep_folder([*sweep, "resume=never"], ["launcher=slurm", "seed=1", "resume=never"])
+
+
 def test_overrides_of_a_resume_are_checked(tmp_path: Path) -> None:
     config, _ = compose_config([])
     extended = with_overrides(config, ["trainer.rounds=300", "trainer.devices=4"])
