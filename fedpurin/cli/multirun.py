@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from fedpurin.config import ConfigError
 from fedpurin.run.compose import compose_sweep_folder
 from fedpurin.run.effects import option_of
 from fedpurin.run.folder import is_default, settle
+from fedpurin.run.reader import natural_order
 from fedpurin.run.resume import holds_run, is_free
 
 log = logging.getLogger(__name__)
@@ -43,23 +44,43 @@ def sweep_folder(jobs: Sequence[Sequence[str]], arguments: Sequence[str]) -> Pat
 def keep_folders(jobs: Sequence[Sequence[str]], arguments: Sequence[str]) -> list[str]:
     """Hydra overrides that send each run of a sweep to the folder it has already, and a new one to a free number.
 
-    Hydra numbers the folders anew at every start: `method=a,b seed=1,2` and then `seed=1,2,3` would put run 2 into
-    another's folder, which is refused. None are needed where the numbers agree, or the user names the folders.
+    The folder of just these overrides comes first, then one of the same science, which is made longer; each is given
+    to one run only. Hydra numbers the folders anew at every start: `method=a,b seed=1,2` and then `seed=1,2,3` would
+    put run 2 into another's folder, which is refused. None are needed where the numbers agree, or the user names the folders.
     """
     given = dict(item.partition("=")[::2] for item in arguments)
     folder = Path(given.get("hydra.sweep.dir", ""))
     if "hydra.sweep.dir" not in given or "hydra.sweep.subdir" in given or not folder.is_dir():
         return []
     held = {path.name: asked_overrides(path) for path in folder.iterdir() if holds_run(path)}
-    by_science = {_science(own): name for name, own in held.items() if own is not None}
+    asked = {name: own for name, own in held.items() if own is not None}
+    placed = _matched([frozenset(_asked(job)) for job in jobs], {name: frozenset(own) for name, own in asked.items()})
+    rest = {name: _science(own) for name, own in asked.items() if name not in placed.values()}
+    left = [_science(job) if number not in placed else None for number, job in enumerate(jobs)]
+    placed |= _matched(left, rest)
     numbers = (str(number) for number in itertools.count())
     free = (number for number in numbers if number not in held)
-    placed = [by_science.get(_science(job)) or next(free) for job in jobs]
-    if placed == [str(number) for number in range(len(jobs))]:
+    folders = [placed.get(number) or next(free) for number in range(len(jobs))]
+    if folders == [str(number) for number in range(len(jobs))]:
         return []
     # Hydra has no place for a table of folders but the job's environment; there it does no harm.
-    table = [f"+hydra.job.env_set.FEDPURIN_FOLDER_{number}='{name}'" for number, name in enumerate(placed)]
+    table = [f"+hydra.job.env_set.FEDPURIN_FOLDER_{number}='{name}'" for number, name in enumerate(folders)]
     return ["hydra.sweep.subdir='${oc.select:hydra.job.env_set.FEDPURIN_FOLDER_${hydra.job.num}}'", *table]
+
+
+def _matched(jobs: Sequence[frozenset[str] | None], folders: Mapping[str, frozenset[str]]) -> dict[int, str]:
+    """The folder of each job that has one, by the job's number."""
+    spare = {name: folders[name] for name in natural_order(folders)}
+    placed: dict[int, str] = {}
+    for number, job in enumerate(jobs):
+        if (name := next((name for name, own in spare.items() if own == job), None)) is not None:
+            placed[number] = name
+            del spare[name]
+    return placed
+
+
+def _asked(overrides: Sequence[str]) -> list[str]:
+    return [item for item in overrides if not item.startswith("resume=")]
 
 
 def _science(overrides: Sequence[str]) -> frozenset[str]:

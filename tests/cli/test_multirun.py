@@ -53,6 +53,18 @@ def test_a_sweep_that_grows_keeps_its_folders(tmp_path: Path) -> None:
     assert keep_folders(planned_jobs(own), own) == []
 
 
+def test_runs_of_a_sweep_that_differ_in_their_length_keep_a_folder_each(tmp_path: Path) -> None:
+    for name, rounds in (("0", 1), ("1", 2)):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").write_text('{"round": 0}\n')
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"trainer.rounds={rounds}"]))
+    table = "+hydra.job.env_set.FEDPURIN_FOLDER_"
+    for asked, folders in (("1,2,3", []), ("3,2,1", ["2", "1", "0"]), ("2,3", ["1", "0"]), ("4,5,6", [])):
+        sweep = ["-m", f"trainer.rounds={asked}", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
+        expected = [f"{table}{number}='{name}'" for number, name in enumerate(folders)]
+        assert keep_folders(planned_jobs(sweep), sweep)[1:] == expected
+
+
 @pytest.mark.slow
 def test_a_sweep_is_extended_by_a_seed_in_its_folder(tmp_path: Path) -> None:
     quick = ["trainer.rounds=1", "trainer.local_epochs=1", "partition.train_per_client=40", "partition.num_clients=2"]
