@@ -127,6 +127,8 @@ def summary_tables(summary: Mapping[str, Any]) -> Group:
     """
     head = str(summary.get("headline", ACCURACY)).removesuffix("/personalized")
     parts: list[RenderableType] = [_headline_table(summary, head)]
+    if 0 < summary.get("clients/participating", 0) == summary.get("clients/diverged"):
+        parts.append("every client that took part in the last round diverged: nobody trained in it")
     parts += [
         f"{variant}: {what}" for variant, what in EXPLAINED.items() if summary.get(f"{head}/{variant}") is not None
     ]
@@ -140,29 +142,41 @@ def summary_tables(summary: Mapping[str, Any]) -> Group:
 
 
 def _headline_table(summary: Mapping[str, Any], head: str) -> Table:
-    table, measured = Table(title=f"after round {summary['rounds']}", title_justify="left"), head.removeprefix("test/")
-    for column in (measured, "mean over clients", "worst client", "best client"):
-        table.add_column(column, justify="left" if column == measured else "right", no_wrap=True)
+    rows = []
     for variant in VARIANTS:
         name = f"{head}/{variant}"
         values = [summary.get(key) for key in (name, f"{name}/worst", f"{name}/best")]
         if values[0] is not None:
-            table.add_row(variant, *("–" if value is None else f"{value:.4f}" for value in values))
+            rows.append([variant, *("–" if value is None else f"{value:.4f}" for value in values)])
+    columns = (head.removeprefix("test/"), "mean over clients", "worst client", "best client")
+    return _table(f"after round {summary['rounds']}", columns, rows)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Numbers to the right. Where the terminal is narrow the heads break, never the cells."""
+    table = Table(title=title, title_justify="left", pad_edge=False)  # two columns of sixty are worth having
+    for number, column in enumerate(columns):
+        widest = max((len(row[number]) for row in rows), default=0)
+        longest = max(map(len, column.split()))
+        table.add_column(
+            column, justify="right" if number else "left", vertical="bottom", min_width=max(widest, longest)
+        )
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def _traffic_table(summary: Mapping[str, Any]) -> Table:
-    rounds = summary["rounds"]
-    table = Table(title=f"all clients, {rounds} round{'s' if rounds != 1 else ''}", title_justify="left")
-    for column in ("bytes", "sent", "whole model dense", "against it", "shared part dense"):
-        table.add_column(column, justify="left" if column == "bytes" else "right", no_wrap=True)
+    count = summary["rounds"]
     share = summary["num_parameters"] / summary["num_shared"] if summary["num_shared"] else 0.0
-    rows = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
-    rows["together"] = (sum(sent for sent, _ in rows.values()), sum(dense for _, dense in rows.values()))
-    for way, (sent, dense) in rows.items():
+    ways = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
+    ways["together"] = (sum(sent for sent, _ in ways.values()), sum(dense for _, dense in ways.values()))
+    rows = []
+    for way, (sent, dense) in ways.items():
         whole = dense * share
-        table.add_row(way, format_bytes(sent), format_bytes(whole), _against(sent, whole), format_bytes(dense))
-    return table
+        rows.append([way, format_bytes(sent), format_bytes(whole), _against(sent, whole), format_bytes(dense)])
+    columns = ("bytes", "sent", "whole model dense", "against it", "shared part dense")
+    return _table(f"all clients, {count} round{'s' if count != 1 else ''}", columns, rows)
 
 
 def _against(sent: float, dense: float) -> str:

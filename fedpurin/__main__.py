@@ -21,7 +21,7 @@ from fedpurin.run import starting
 from fedpurin.run.folder import at_home
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.place import FolderError, Place
-from fedpurin.run.start import run
+from fedpurin.run.start import EveryoneDivergedError, run
 
 if TYPE_CHECKING:
     from fedpurin.cli.multirun import Multirun
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(arguments)
     except ConfigError as error:
         return _complain(error, code=2)
-    except FolderError as error:
+    except (FolderError, EveryoneDivergedError) as error:
         return _complain(error, code=1)
     except RuntimeError as error:
         if not _is_lost_rank(error):
@@ -179,7 +179,7 @@ def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | No
                 raise SystemExit(_complain(mistake, code=2)) from mistake
             note_refusal(run_dir, mistake)
             error = mistake
-        except FolderError as lost:
+        except (FolderError, EveryoneDivergedError) as lost:
             if hydra_config.mode != RunMode.MULTIRUN:
                 raise SystemExit(_complain(lost, code=1)) from lost
             error = lost

@@ -22,6 +22,7 @@ from fedpurin.data_config import FROZEN
 from fedpurin.data_config import DataConfig as DataConfig
 from fedpurin.data_config import PartitionConfig as PartitionConfig
 from fedpurin.data_config import VolumeConfig as VolumeConfig
+from fedpurin.metrics import ACCURACY_NAMES
 from fedpurin.science import Changes, Part, ReadIf
 
 _BRANCHES = ("int", "float", "str", "bool")
@@ -252,6 +253,11 @@ class Config:
             if (section.name == "custom") != bool(section.own):
                 group = "partition" if section is self.partition else "program"
                 raise ValueError(f"{group}.name={section.name}: {group}=custom and a {group}._target_ belong together")
+        if self.trainer.monitor_mode == "min" and self.trainer.monitor in ACCURACY_NAMES:
+            raise ValueError(
+                f"trainer.monitor_mode=min with trainer.monitor={self.trainer.monitor}: of an accuracy more is better; "
+                "leave monitor_mode out, or name the value of which less is better (trainer.monitor=mse)"
+            )
         chosen, clients = self.trainer.clients_per_round, self.partition.num_clients
         if chosen is not None and chosen > clients:
             raise ValueError(f"trainer.clients_per_round={chosen} is more than partition.num_clients={clients}")

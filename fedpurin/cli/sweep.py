@@ -22,8 +22,8 @@ from fedpurin.run import reader
 from fedpurin.run.lock import is_locked
 from fedpurin.run.resume import is_free
 
-State = Literal["done", "running", "failed", "refused", "stopped", "missing"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "refused", "stopped", "missing")
+State = Literal["done", "diverged", "running", "failed", "refused", "stopped", "missing"]
+STATES: tuple[State, ...] = ("done", "diverged", "running", "failed", "refused", "stopped", "missing")
 ANOTHER = "the folder holds another run"
 
 
@@ -83,8 +83,10 @@ def inspect(run_dir: Path, overrides: str = "", name: str | None = None) -> Run:
         state, error = "running", ""
     elif other := _holds_another(run_dir):
         state, error = "refused", f"{ANOTHER}: {other}"
-    elif status == "finished":
+    elif status == reader.FINISHED:
         state = "done"
+    elif status == reader.DIVERGED:
+        state, error = "diverged", "at its end every client diverged; the same options would do so again"
     elif status in ("failed", "refused"):
         state = status
     elif status is None and rounds == 0:
@@ -100,7 +102,7 @@ def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
 
     A run whose folder is another run's is left out.
     """
-    left = [run for run in runs if run.state not in ("done", "running") and not run.is_blocked]
+    left = [run for run in runs if run.state not in ("done", "diverged", "running") and not run.is_blocked]
     if not left:
         return None
     folder = shlex.quote(str(sweep_dir))

@@ -18,6 +18,20 @@ from fedpurin.science import read_only_if
 
 MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
 """The choices of `method` that exchange by masks: only they solve a program over scores."""
+HEAD_METHODS = ("fedbabu", "fedpac", "fedper", "fedproto", "fedrep", "fedrod")
+"""The choices that treat the head otherwise than the body."""
+NORM_METHODS = (
+    "dispfl", "fedbn", "fedcac", "fedpm", "fedpurin", "fedpurin_recommended", "fedselect", "fedspa", "lotteryfl",
+    "sparsyfed", "sub_fedavg",
+)  # fmt: skip
+"""The choices that treat norms otherwise than other tensors."""
+HORIZON_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
+COMPARED = {
+    "comparison.fill": ("fedpurin",),
+    "comparison.pfedsd_temperature": ("pfedsd",),
+    "comparison.pfedsd_lam": ("pfedsd",),
+}
+"""Options that hand a value to one method (configs/config.yaml)."""
 READ_IF = read_only_if(Config)
 METRICS = (
     *(f"accuracy/{variant}{end}" for variant in VARIANTS for end in ("", "/worst", "/best")),
@@ -39,6 +53,9 @@ class Situation:
     scores: str
     order: str
     checkpoints: int
+    executor: str
+    store: str
+    monitored: bool
 
     @classmethod
     def of(cls, config: Config) -> Situation:
@@ -51,6 +68,9 @@ class Situation:
             scores=config.scores.source,
             order=config.scores.order,
             checkpoints=config.checkpoint.every,
+            executor=config.trainer.executor,
+            store=config.clients.store,
+            monitored=config.trainer.monitor is not None,
         )
 
 
@@ -61,6 +81,8 @@ def why_without_effect(option: str, now: Situation) -> str:
         return f"{method} exchanges no masks, so it has no program and no scores"
     if now.method == "local" and first in ("exchange", "network"):
         return f"{method} sends nothing"
+    if now.method and (why := _unread_by_method(option, now.method)):
+        return f"{method} {why}"
     if option in ("scores.source", "scores.gradient_dtype") and now.order in ("random", "magnitude", "update"):
         return f"scores.order={now.order} does not read it (second and first do)"
     if (mark := READ_IF.get(option)) is not None:
@@ -77,6 +99,27 @@ def why_without_effect(option: str, now: Situation) -> str:
         return "" if is_read else f"{group}={chosen} does not read it ({' and '.join(names)} do)"
     if option in ("checkpoint.keep", "checkpoint.monitor", "checkpoint.asynchronous") and now.checkpoints == 0:
         return "checkpoint.every=0 saves none"
+    if option == "trainer.cohort" and now.executor == "serial":
+        return "trainer.executor=serial trains one client after the other"
+    if option == "clients.folder" and now.store != "disk":
+        return f"clients.store={now.store} writes no files (disk does)"
+    if option == "trainer.monitor_mode" and not now.monitored:
+        return "it belongs to trainer.monitor, and without one a run is judged by its accuracy, of which more is better"
+    return ""
+
+
+def _unread_by_method(option: str, method: str) -> str:
+    """Why one of our methods passes over an option of roles, of the horizon, or meant for another method."""
+    if option == "roles.head" and method not in HEAD_METHODS:
+        return f"treats the head like every other layer ({', '.join(HEAD_METHODS)} do not)"
+    if option == "roles.norm" and method not in NORM_METHODS:
+        return f"treats norms like every other layer ({', '.join(NORM_METHODS)} do not)"
+    if option == "exchange.mode" and method not in MASK_METHODS:
+        return f"sends no masks, so there is one way to send ({', '.join(MASK_METHODS)} have two)"
+    if option == "horizon" and method not in HORIZON_METHODS:
+        return "has no collaboration horizon"
+    if option in COMPARED and method not in COMPARED[option]:
+        return f"does not read it ({' and '.join(COMPARED[option])} does)"
     return ""
 
 
@@ -137,6 +180,9 @@ def _situation(job: Sequence[str], known: dict[tuple[str, ...], Situation]) -> S
         "scores.source",
         "scores.order",
         "checkpoint.every",
+        "clients.store",
+        "trainer.executor",
+        "trainer.monitor",
         "program.name",
         "partition.name",
     )

@@ -22,6 +22,9 @@ from fedpurin.run.files import LARGE_BYTES, open_file, read_file
 
 CONFIG, METRICS, CLIENTS, SUMMARY = "config.yaml", "metrics.jsonl", "clients.csv", "summary.json"
 ENVIRONMENT, PARTITION, MASKS = "environment.json", "partition.json", "masks.jsonl"
+FINISHED, DIVERGED = "finished", "diverged"
+ENDED = (FINISHED, DIVERGED)
+"""What a summary's status says of a run that has all of its rounds; diverged: at the end nobody trained any more."""
 RUN_FILES = frozenset({CONFIG, METRICS, SUMMARY})
 HYDRA = ".hydra"
 """Made by Hydra before the run starts: all that a sweep's job leaves which failed at once."""

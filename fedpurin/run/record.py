@@ -29,7 +29,7 @@ from fedpurin.run.environment import describe_environment
 from fedpurin.run.growing import OWN
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.place import Place
-from fedpurin.run.reader import ENVIRONMENT, read_object
+from fedpurin.run.reader import DIVERGED, ENVIRONMENT, FINISHED, read_object
 from fedpurin.run.resume import holds_run
 from fedpurin.run.stored_config import new_id, read_id, write_config
 
@@ -211,7 +211,8 @@ class Recorder(RunCallback):
         if federation.processes.rank == 0:
             space = federation.trainer.space
             sizes = {"num_parameters": space.layout.size, "num_shared": space.shared.size}
-            self.folder.finish({"status": "finished", **sizes, **summarise_run(federation)})
+            status = DIVERGED if diverged_from(federation) is not None else FINISHED
+            self.folder.finish({"status": status, **sizes, **summarise_run(federation)})
 
     def on_run_failed(self, federation: Federation, error: BaseException) -> None:
         """Leave the reason in `summary.json`, where `fedpurin sweep status` finds it.
@@ -230,6 +231,20 @@ def _for_log(record: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in record if name.startswith("test/") and name.endswith("/personalized")]
     is_accuracy = f"{ACCURACY}/personalized" in record or not names
     return {name: record[name] for name in (*LOGGED, *(() if is_accuracy else names)) if name in record}
+
+
+def diverged_from(federation: Federation) -> int | None:
+    """The round, from 0, since which nobody trained any more because every client diverged, as far as rank 0 knows.
+
+    None where somebody trained in the last round, or where fewer fits than there are clients have failed since: of a
+    few clients a round, all may diverge by chance.
+    """
+    first, fits = None, 0
+    for record in reversed(federation.history):
+        if record["clients/diverged"] < record["clients/participating"]:
+            break
+        first, fits = int(record["round"]), fits + int(record["clients/participating"])
+    return None if first != 0 and fits < federation.config.partition.num_clients else first
 
 
 def summarise_run(federation: Federation) -> dict[str, Any]:

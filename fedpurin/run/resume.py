@@ -138,7 +138,7 @@ def _has_its_lines(checkpoint: Path) -> bool:
 
 def is_marked_finished(run_dir: Path) -> bool:
     """Whether the summary says so, whatever else is there."""
-    return reader.read_summary(run_dir).get("status") == "finished"
+    return reader.read_summary(run_dir).get("status") in reader.ENDED
 
 
 def how_to_continue(run_dir: Path) -> str:

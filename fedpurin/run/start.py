@@ -19,14 +19,23 @@ from fedpurin.run.place import Place
 from fedpurin.run.resume import check_folder, holds_run, how_to_continue, is_finished, note_refusal
 
 
+class EveryoneDivergedError(RuntimeError):
+    """The run has all of its rounds, and at the end nobody trained any more. The text is one line for the user."""
+
+
 def run(config: Config, run_dir: Path) -> None:
-    """One run, to its end or to a signal; a run that is finished already is left alone."""
+    """One run, to its end or to a signal; a run that is finished already is left alone.
+
+    Raises:
+        EveryoneDivergedError: after its end, with everything written.
+    """
     check_folder(config, run_dir)
     if is_finished(config, run_dir):
         print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
         return
     from fedpurin.run.build import build
     from fedpurin.run.interruption import Interrupted
+    from fedpurin.run.record import diverged_from
 
     # Fabric recommends srun wherever SLURM is installed, also on a login node.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
@@ -42,6 +51,13 @@ def run(config: Config, run_dir: Path) -> None:
                 federation.processes.close()
                 raise
             federation.processes.close()
+            since = diverged_from(federation) if federation.processes.rank == 0 else None
+            if since is not None:
+                raise EveryoneDivergedError(
+                    f"every client diverged from round {since + 1} to the last, round {config.trainer.rounds}: nothing "
+                    "was learned there, and the accuracies are of what was left before; take a smaller step (model.lr) "
+                    f"or look into {run_dir}/clients.csv, column diverged"
+                )
     except ConfigError as error:
         note_refusal(run_dir, error)
         raise

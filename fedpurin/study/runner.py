@@ -133,7 +133,7 @@ def run_one(overrides: Sequence[str], folder: str) -> str:
     from fedpurin.run.compose import compose_config
     from fedpurin.run.place import LogFile
     from fedpurin.run.record import make_folder
-    from fedpurin.run.start import run
+    from fedpurin.run.start import EveryoneDivergedError, run
 
     run_dir = Path(folder)
     try:
@@ -146,6 +146,8 @@ def run_one(overrides: Sequence[str], folder: str) -> str:
             force=True,
         )
         run(config, run_dir)
+    except EveryoneDivergedError as lost:
+        logging.getLogger(__name__).warning(str(lost))  # a result too: a rate of learning that is too large
     except Exception as error:
         logging.getLogger(__name__).error("the run failed", exc_info=error)
         return next(iter(str(error).strip().splitlines()), type(error).__name__)

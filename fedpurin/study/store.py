@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedpurin.run.lock import is_locked
-from fedpurin.run.reader import read_summary
+from fedpurin.run.reader import ENDED, read_summary
 from fedpurin.study.plan import PlannedRun
 
 PACKAGES = ("fedpurin", "lightning_modules", "callbacks", "configs")
@@ -55,7 +55,7 @@ class Store:
         if is_locked(self.folder(run)):
             return "running"
         status = read_summary(self.folder(run)).get("status")
-        if status == "finished":
+        if status in ENDED:
             return "done"
         return "failed" if status in ("failed", "refused") else "missing"
 

@@ -169,7 +169,7 @@ def payloads(run_dir: Path) -> Iterator[dict[str, Any]]:
     for record in rounds:
         traffic += record.get("bytes/up", 0) + record.get("bytes/down", 0)
         number = record["round"]
-        last = summary.get("status") == "finished" and number == summary.get("rounds", 0) - 1
+        last = summary.get("status") in reader.ENDED and number == summary.get("rounds", 0) - 1
         yield make_payload(record, rows.get(number, []), masks.get(number, {}), traffic=traffic, last=last)
 
 
