@@ -135,3 +135,22 @@ def test_the_documented_forms() -> None:
     module.form = lambda o: [o, o]
     with pytest.raises(ConfigError, match="2 optimizers, not 1"):
         configured(module)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda o: [{"lr_scheduler": StepLR(o, 1)}], "returned no 'optimizer'"),
+        (lambda o: {"optimiser": o}, "'optimiser'; possible are optimizer, .*did you mean optimizer?"),
+        (lambda o: "sgd", "returned str; a client needs one torch optimizer"),
+        (lambda o: torch.optim.LBFGS(o.param_groups[0]["params"]), "LBFGS of Returns evaluates the loss several times"),
+        (lambda o: ([o], [{"interval": "step"}]), "has no 'scheduler', only 'interval'"),
+    ],
+)
+def test_forms_that_are_refused(form: Callable[[Any], Any], message: str) -> None:
+    class Returns(Plain):
+        def configure_optimizers(self) -> Any:
+            return form(torch.optim.SGD(self.parameters(), lr=0.1))
+
+    with pytest.raises(ConfigError, match=message):
+        configured(Returns())
