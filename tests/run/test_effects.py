@@ -162,5 +162,7 @@ def test_no_option_of_a_choice_that_was_not_made_passes_without_a_line() -> None
 
 
 def test_less_of_an_accuracy_is_never_better() -> None:
-    with pytest.raises(ConfigError, match=r"trainer.monitor_mode=min with trainer.monitor=val_acc: of an accuracy more"):
+    with pytest.raises(
+        ConfigError, match=r"trainer.monitor_mode=min with trainer.monitor=val_acc: of an accuracy more"
+    ):
         compose_config(["trainer.monitor=val_acc", "trainer.monitor_mode=min"])
