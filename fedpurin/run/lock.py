@@ -3,8 +3,9 @@
 Owns: `RunLock` over the folder's `.lock`, and who of several ranks takes it. Does not own: what may be done with the
 folder (resume.py). The file stays behind and means nothing by itself, so a crash needs no cleaning up.
 
-Kept instead of a lock-file package: the file names its holder (process, machine, SLURM job) for the message of whoever is
-refused, whether a run goes on is asked without taking the lock, and only the first of several ranks takes it.
+Kept instead of a lock-file package: the file names its holder (process, machine, SLURM job) for the message of whoever
+is refused, whether a run goes on is asked with a shared lock of a moment, without the right to write, and only the first
+of several ranks takes it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import platform
+import time
 from pathlib import Path
 
 from fedpurin.config import ConfigError
@@ -21,6 +23,7 @@ from fedpurin.config import ConfigError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
+ATTEMPTS, PAUSE_SECONDS = 20, 0.05
 
 
 class RunLock:
@@ -43,7 +46,7 @@ class RunLock:
         except OSError as error:
             raise ConfigError(f"hydra.run.dir={self.path.parent} cannot be written: {error.strerror}") from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError:
             os.close(file)
             raise ConfigError(f"hydra.run.dir={self.path.parent} is in use by {self._holder()}") from None
@@ -69,10 +72,21 @@ class RunLock:
             return "another process"
 
 
+def _take(file: int) -> None:
+    """Take the lock, again and again for a while: whoever looks (`is_locked`) has a part of it for a moment."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(PAUSE_SECONDS)
+
+
 def is_locked(run_dir: Path) -> bool:
     """Whether a living process works in the folder now."""
     try:
-        file = os.open(run_dir / NAME, os.O_RDWR)
+        file = os.open(run_dir / NAME, os.O_RDONLY | os.O_NONBLOCK)  # also of another user's run; no wait for a pipe
     except OSError:
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -170,6 +171,39 @@ time.sleep(60)
     assert not is_locked(tmp_path)
     lock = RunLock(tmp_path)
     lock.acquire()
+    lock.release()
+    assert not is_locked(tmp_path)
+
+
+def test_a_reader_s_look_refuses_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").touch()
+    look = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            os.close(look)
+
+    monkeypatch.setattr("fedpurin.run.lock.time.sleep", pause)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert pauses == [0.05, 0.05, 0.05]
+    lock.release()
+
+
+def test_another_user_s_run_is_seen_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, opened = RunLock(tmp_path), os.open
+    lock.acquire()
+
+    def of_another(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr("fedpurin.run.lock.os.open", of_another)  # root may write everything
+    assert is_locked(tmp_path)
     lock.release()
     assert not is_locked(tmp_path)
 
