@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
-from fedpurin.methods.base import OPTIONS, mix_in
+from fedpurin.methods.base import OPTIONS, mix_in, require_free
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import Roles, Segment
 
@@ -35,6 +35,7 @@ class APFL(FedAvg):
     weighting: Literal["samples", "uniform"] = "uniform"
 
     def adapt(self, module: LightningModule, roles: Roles) -> LightningModule:
+        require_free(self, module, "personal")
         adapted: Any = mix_in("lightning_modules.Interpolating", module)
         adapted.add_personal_model(self.alpha)
         return adapted  # type: ignore[no-any-return]

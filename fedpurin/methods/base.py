@@ -113,12 +113,21 @@ def mix_in(target: str, module: LightningModule) -> Any:
     """Put the class that `target` names before the module's own, in place, as torch's `fully_shard` does.
 
     For losses that clients train with: the engine imports none, and the module keeps its parameters' names, roles and
-    hooks. lightning_modules/ has `Proximal`, `Distilling` and `TwoHeaded`.
+    hooks. lightning_modules/ has them, a file each.
     """
     mixin, own = hydra.utils.get_class(target), type(module)
     if not issubclass(own, mixin):
         module.__class__ = type(f"{mixin.__name__}{own.__name__}", (mixin, own), {})
     return module
+
+
+def require_free(method: Method, module: LightningModule, name: str) -> None:
+    """Raise ConfigError where the client's module has an attribute that the method would overwrite."""
+    if hasattr(module, name):
+        raise ConfigError(
+            f"method={type(method).__name__} gives the clients' module an attribute {name!r}, and "
+            f"{type(module).__name__} has one of its own: rename it"
+        )
 
 
 def require_head(method: Method, space: ParameterSpace) -> None:

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
-from fedpurin.methods.base import OPTIONS, mix_in, require_head
+from fedpurin.methods.base import OPTIONS, mix_in, require_free, require_head
 from fedpurin.methods.fedavg import FedAvg
 from fedpurin.space import ParameterSpace, Roles, Segment
 
@@ -38,6 +38,7 @@ class FedRoD(FedAvg):
         path = roles.head_path(module)
         if path is None:
             return module  # `check` will say so
+        require_free(self, module, "personal_head")
         adapted: Any = mix_in("lightning_modules.TwoHeaded", module)
         adapted.add_personal_head(path)
         return adapted  # type: ignore[no-any-return]

@@ -24,7 +24,7 @@ from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
 from fedpurin.methods.base import OPTIONS, Round
 from fedpurin.methods.partial import Partial
-from fedpurin.methods.weights import weight_matrices, without_smallest
+from fedpurin.methods.weights import weight_elements, weight_matrices, without_smallest
 from fedpurin.space import Layout
 
 
@@ -58,12 +58,9 @@ class LotteryFL(Partial):
         assert self._initial is not None
         kept = self.shared_elements(client)
         segments = weight_matrices(self._shared)
-        weights = torch.zeros_like(kept)
-        for segment in segments:
-            weights[segment.slice] = True
+        weights = weight_elements(self._shared, client.vector)
         pruned = 1.0 - int((kept & weights).sum()) / int(weights.sum())
-        is_accurate = self.accuracy == 0 or client.metrics.get("accuracy/merged", 0.0) >= self.accuracy
-        if pruned >= self.target or not is_accurate:
+        if pruned >= self.target or not self._is_accurate(client, "merged", self.accuracy):
             return
         kept = without_smallest(client.vector.abs(), kept, self.rate, [segment.slice for segment in segments])
         client.store("kept", kept.float())

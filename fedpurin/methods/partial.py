@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange, Update
 from fedpurin.local.client import Client
 from fedpurin.methods.base import OPTIONS, Method, Round
@@ -82,6 +83,21 @@ class Partial(Method):
 
     def _elements(self, client: Client) -> Tensor:
         return self.shared_elements(client) & self._shared.parameter_mask(client.vector.device)
+
+    def _is_accurate(self, client: Client, variant: str, least: float) -> bool:
+        """Whether the client's accuracy, as last measured, allows to prune; 0 asks for none.
+
+        Raises:
+            ConfigError: the client has been measured, and by no accuracy.
+        """
+        if least == 0 or not client.metrics:
+            return least == 0
+        if (name := f"accuracy/{variant}") not in client.metrics:
+            raise ConfigError(
+                f"method={type(self).__name__} prunes from method.accuracy={least} on, and validation_step logs no "
+                "'accuracy': log it there, or set method.accuracy=0"
+            )
+        return client.metrics[name] >= least
 
     def state_dict(self) -> dict[str, Any]:
         return {"global": self._global}

@@ -55,8 +55,7 @@ class SubFedAvg(Partial):
         parts = [segment.slice for segment in segments]
         pruned = 1.0 - sum(float(kept[part].sum()) for part in parts) / sum(segment.size for segment in segments)
         share = min(self.rate, (self.target - pruned) / (1.0 - pruned))
-        is_accurate = self.accuracy == 0 or client.metrics.get("accuracy/personalized", 0.0) >= self.accuracy
-        if share <= 0 or not is_accurate:
+        if share <= 0 or not self._is_accurate(client, "personalized", self.accuracy):
             return
         early = without_smallest(client.extra["early"].abs(), kept, share, parts)
         late = without_smallest(client.vector.abs(), kept, share, parts)

@@ -173,6 +173,29 @@ def test_a_head_that_is_not_there(tmp_path: Path) -> None:
         simulate(tmp_path, "method=fedrod", "roles.head=net.9")
 
 
+@pytest.mark.parametrize(("method", "name"), [("fedrod", "personal_head"), ("apfl", "personal")])
+def test_a_name_that_is_taken(tmp_path: Path, method: str, name: str) -> None:
+    module = Tiny()
+    setattr(module, name, nn.Linear(2, 2))
+    with pytest.raises(fedpurin.ConfigError, match=f"an attribute '{name}', and Tiny has one of its own"):
+        simulate(tmp_path, f"method={method}", "roles.head=net.3", module=module)
+
+
+class Unmeasured(Tiny):
+    """Logs another value than accuracy."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("error", (self(batch[0]).argmax(1) != batch[1]).float().mean())
+
+
+@pytest.mark.parametrize("method", ["lotteryfl", "sub_fedavg"])
+def test_pruning_needs_an_accuracy(tmp_path: Path, method: str) -> None:
+    judged = [f"method={method}", "trainer.monitor=error", "trainer.monitor_mode=min"]
+    with pytest.raises(fedpurin.ConfigError, match=r"method\.accuracy=0\.5 on, and validation_step logs no 'accuracy'"):
+        simulate(tmp_path / "a", *judged, module=Unmeasured())
+    simulate(tmp_path / "b", *judged, "method.accuracy=0", module=Unmeasured())
+
+
 @pytest.mark.parametrize(
     ("method", "option", "value"),
     [
