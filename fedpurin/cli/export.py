@@ -17,6 +17,9 @@ from typing import Any
 from fedpurin.cli.text import Help
 from fedpurin.config import ConfigError
 
+MAX_COLUMNS = 6
+"""Columns and categories of a table that are printed; the file holds all of them."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """`fedpurin export RUN_DIR --client ID`."""
@@ -26,8 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         "  client-ID.safetensors   weights and buffers\n"
         "  client-ID.ckpt          the same as a Lightning checkpoint\n\n"
         "Load them with module.load_state_dict(safetensors.torch.load_file(path)) and with\n"
-        "MyModule.load_from_checkpoint(path). torch.load(path)['fedpurin'] holds the normalisation of the inputs, the\n"
-        "client's test samples (test_indices), and what was measured on them.",
+        "MyModule.load_from_checkpoint(path). torch.load(path)['fedpurin'] holds the normalisation or coding of the\n"
+        "inputs, the client's test samples (test_indices), and what was measured on them.",
         epilog="Examples:\n"
         "  fedpurin export outputs/2026-05-04/10-15-00 --client 3\n"
         "  fedpurin export runs/a --client 3 --rounds 100 --output models/   an older checkpoint",
@@ -82,15 +85,29 @@ def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
     lines = [f"load:          {name}.load_from_checkpoint({str(path)!r}{lacking}{strict})"]
     if use["added_keys"]:
         lines.append(f"               (the method added {', '.join(use['added_keys'])}, which {name} does not have)")
-    if (scale := use["normalisation"]) is None:
+    if coding := use.get("coding"):
+        more = f"; {len(coding) - MAX_COLUMNS} more (coding)" if len(coding) > MAX_COLUMNS else ""
+        lines.append(f"inputs:        {'; '.join(map(_coded, coding[:MAX_COLUMNS]))}{more}")
+    elif (scale := use["normalisation"]) is None:
         lines.append("inputs:        as the data set gives them")
     else:
         mean, std = ([round(value, 4) for value in scale[part]] for part in ("mean", "std"))
         lines.append(f"inputs:        (pixel - mean) / std for each channel, pixels 0-255, mean {mean}, std {std}")
+    if shape := use.get("image_shape"):
+        lines.append(f"images:        {shape[0]} channels, {shape[1]} x {shape[2]} pixels, as the run brought them to")
     measured = ", ".join(f"{stem} {value:.4g}" for stem, value in use["measured"].items() if value is not None)
     on = f"{len(use['test_indices'])} test samples (test_indices)"
     lines.append(f"measured:      {measured} on its {on}" if measured else f"its test data: {on}")
     return lines
+
+
+def _coded(coding: Mapping[str, Any]) -> str:
+    """One column of a table as inputs."""
+    if "categories" in coding:
+        kinds = coding["categories"]
+        some = ", ".join(kinds[:MAX_COLUMNS]) + (", …" if len(kinds) > MAX_COLUMNS else "")
+        return f"a 0/1 for each {coding['column']} of {some}"
+    return f"({coding['column']} - {coding['mean']:.6g}) / {coding['std']:.6g}"
 
 
 def _umask() -> int:

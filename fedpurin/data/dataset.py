@@ -40,6 +40,9 @@ class LabelledData:
     num_tokens: int | None = None
     """How many tokens there are, where somebody knows better than the samples."""
 
+    coding: tuple[dict[str, Any], ...] = ()
+    """How a table's columns became inputs, one after the other: {"column", "mean", "std"} or {"column", "categories"}."""
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

@@ -7,7 +7,8 @@ targets (assemble.py), arrays (arrays.py).
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ def read_table(config: DataConfig, seed: int) -> LabelledData:
     features = [name for name in tables[0] if name not in (config.label, config.client)]
     if not features:
         raise ConfigError(f"data.root={path} has no column beside data.label={config.label}")
-    blocks = [_code(name, tables[0][name], tables[1][name]) for name in features]
-    inputs = [torch.from_numpy(np.concatenate([block[split] for block in blocks], axis=1)).float() for split in (0, 1)]
+    coding = tuple(_coding(name, tables[0][name], tables[1][name]) for name in features)
+    blocks = [[_code(how, table[name]) for how, name in zip(coding, features, strict=True)] for table in tables]
+    inputs = [torch.from_numpy(np.concatenate(block, axis=1)).float() for block in blocks]
     clients = [table.get(config.client or "") for table in tables]
-    return assemble(config, inputs, [table[config.label] for table in tables], clients)
+    return replace(assemble(config, inputs, [table[config.label] for table in tables], clients), coding=coding)
 
 
 def _read_table(path: Path, config: DataConfig) -> Columns:
@@ -87,14 +89,19 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
             raise ConfigError(f"data.root={path}: two columns are called {name}; each needs a name of its own")
 
 
-def _code(name: str, train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A column as inputs [n, k] of both splits: one standardised number, or a 0/1 for each category."""
+def _coding(name: str, train: NDArray[Any], test: NDArray[Any]) -> dict[str, Any]:
+    """How a column becomes inputs: standardised by the training rows, or a 0/1 for each category of either split."""
     try:
-        numbers = [column.astype(np.float64)[:, None] for column in (train, test)]
+        numbers, others = (column.astype(np.float64) for column in (train, test))
     except ValueError:
-        categories = np.unique(np.concatenate([train, test]))
-        return tuple((column[:, None] == categories).astype(np.float64) for column in (train, test))
-    if not all(np.isfinite(column).all() for column in numbers):
+        return {"column": name, "categories": np.unique(np.concatenate([train, test])).tolist()}
+    if not (np.isfinite(numbers).all() and np.isfinite(others).all()):
         raise ConfigError(f"data.root: column {name} holds numbers that are not finite")
-    mean, deviation = numbers[0].mean(), numbers[0].std() or 1.0
-    return (numbers[0] - mean) / deviation, (numbers[1] - mean) / deviation
+    return {"column": name, "mean": float(numbers.mean()), "std": float(numbers.std()) or 1.0}
+
+
+def _code(coding: Mapping[str, Any], column: NDArray[Any]) -> NDArray[np.float64]:
+    """A column as inputs [n, k]."""
+    if "categories" in coding:
+        return (column[:, None] == np.array(coding["categories"])).astype(np.float64)
+    return (column.astype(np.float64)[:, None] - coding["mean"]) / coding["std"]

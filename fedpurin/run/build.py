@@ -158,7 +158,7 @@ def _assemble(
         check_can_be_drawn(module, private)
     check_fit(module, data.train, data.test)
     arguments = _with_shape(config.model, shape) if users is None else {}
-    checkpointer.use = describe_use(module, *before[0], arguments, data.train)
+    checkpointer.use = describe_use(module, *before[0], arguments, data)
     check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
     if config.trainer.channels_last:

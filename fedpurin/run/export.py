@@ -1,5 +1,5 @@
 """Where each entry of a module's `state_dict` lies in a client's saved state, the way back to a `state_dict`, and what
-else somebody needs who uses the model elsewhere: the arguments of its class, what inputs are divided by, its test samples.
+else somebody needs who uses the model elsewhere: the arguments of its class, how inputs are made, its test samples.
 
 Needs no configuration and builds no model: a checkpoint describes its own. Does not own: checkpoints (checkpoint.py), the
 command and its files (cli/export.py).
@@ -17,7 +17,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from fedpurin.config import ConfigError
-from fedpurin.data import Pool, Samples
+from fedpurin.data import LabelledData, Pool
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.run.checkpoint import Checkpoint
 
@@ -54,7 +54,7 @@ def describe_module(trainer: LocalTrainer) -> tuple[dict[str, Entry], dict[str, 
 
 
 def describe_use(
-    module: LightningModule, own: type, own_keys: Collection[str], arguments: Mapping[str, Any], samples: Samples
+    module: LightningModule, own: type, own_keys: Collection[str], arguments: Mapping[str, Any], data: LabelledData
 ) -> dict[str, Any]:
     """What a module and its data need elsewhere, as JSON takes it.
 
@@ -72,7 +72,9 @@ def describe_use(
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     needed = [p.name for p in named if p.default is p.empty or not given]  # without a record any may have been given
     whole = getattr(module, "_hparams_name", None) if module.hparams else None  # save_hyperparameters(options)
+    samples = data.train
     mean, std = (samples.mean, samples.std) if isinstance(samples, Pool) else (None, None)
+    is_image = isinstance(samples, Pool) and samples.inputs.dtype == torch.uint8
     return {
         "class": f"{own.__module__}.{own.__qualname__}",
         "hyper_parameters": stored,
@@ -80,6 +82,8 @@ def describe_use(
         "not_stored": sorted((given.keys() | set(needed) - {whole}) - stored.keys()),
         "added_keys": sorted(module.state_dict().keys() - set(own_keys)),
         "normalisation": None if mean is None or std is None else {"mean": mean.tolist(), "std": std.tolist()},
+        "image_shape": list(samples.sample_shape) if is_image else None,
+        "coding": list(data.coding),
     }
 
 

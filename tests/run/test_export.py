@@ -127,6 +127,32 @@ def test_the_reported_accuracy_can_be_measured_again(
     assert accuracy == pytest.approx(reported, abs=1e-6)
     assert about["measured"]["accuracy"] == reported
     assert f"accuracy {reported:.4g} on its {len(chosen)} test samples" in out
+    assert "images:        1 channels, 8 x 8 pixels" in out
+
+
+def test_raw_rows_of_a_table_are_coded_by_what_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(str(n % 7), "red" if n % 3 else "blue", "yes" if n % 7 > 3 else "no") for n in range(80)]
+    table = tmp_path / "t.csv"
+    table.write_text("age,colour,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    options = [
+        "data=table", f"data.root={table}", "data.label=label", "model=mlp", "partition=iid", "partition.num_clients=2",
+        "partition.train_per_client=null", "partition.test_per_client=null", "method=ditto", "trainer.rounds=1",
+        "trainer.accelerator=cpu", "callbacks.progress=null", f"hydra.run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert main(options) == 0
+    assert main(["export", str(tmp_path / "run"), "--client", "1"]) == 0
+    about = torch.load(tmp_path / "run" / "export" / "client-1.ckpt", weights_only=True)["fedpurin"]
+    age, colour = about["coding"]
+    assert colour == {"column": "colour", "categories": ["blue", "red"]}
+    out = capsys.readouterr().out
+    assert f"inputs:        (age - {age['mean']:.6g}) / {age['std']:.6g}; a 0/1 for each colour of blue, red\n" in out
+    data = load(compose_config(options)[0].data, 0)
+    assert isinstance(data.train, Pool)
+    coded = {
+        tuple(torch.tensor([(float(a) - age["mean"]) / age["std"], c == "blue", c == "red"]).tolist())
+        for a, c, _ in rows
+    }
+    assert {tuple(row) for row in data.train.inputs.tolist()} == coded
 
 
 def test_a_backbone_of_somebody_elses_is_not_called() -> None:
