@@ -44,7 +44,7 @@ def files_named(text: str) -> Iterator[str]:
     text = re.sub(r"\w+://\S+", "", text)
     for name in NAME.findall(text):
         stem = name.rsplit("/", 1)[-1]
-        is_placeholder = re.search(r"\b[A-Z]{3,}\b", name) and stem not in FILES
+        is_placeholder = re.search(r"(?:\b|_)[A-Z]{3,}\b", name) and stem not in FILES
         if stem not in ELSEWHERE and not is_placeholder and not any(example in name for example in GUIDE_EXAMPLES):
             yield name
 
