@@ -103,5 +103,7 @@ def _coding(name: str, train: NDArray[Any], test: NDArray[Any]) -> dict[str, Any
 def _code(coding: Mapping[str, Any], column: NDArray[Any]) -> NDArray[np.float64]:
     """A column as inputs [n, k]."""
     if "categories" in coding:
-        return (column[:, None] == np.array(coding["categories"])).astype(np.float64)
-    return (column.astype(np.float64)[:, None] - coding["mean"]) / coding["std"]
+        flags: NDArray[np.float64] = (column[:, None] == np.array(coding["categories"])).astype(np.float64)
+        return flags
+    numbers: NDArray[np.float64] = (column.astype(np.float64)[:, None] - coding["mean"]) / coding["std"]
+    return numbers
