@@ -20,6 +20,7 @@ from fedpurin.report.table import FORMULA
 from fedpurin.run import reader
 
 COLUMNS = ("accuracy", "best", "bytes", "rounds", "state", "method", "data", "seed", "run")
+ACCURACY = "accuracy/personalized"
 DESCENDING = ("accuracy", "best")
 
 
@@ -70,13 +71,15 @@ def _as_text(value: Any) -> Any:
 def describe(run_dir: Path) -> dict[str, Any]:
     """One row; None where the run does not tell."""
     summary, run = reader.read_summary(run_dir), inspect(run_dir)
+    if run.rounds and run.state != "done":
+        summary = _so_far(run_dir) | {name: value for name, value in summary.items() if value is not None}
     options = _options(run_dir)
     choices, method, data = (_mapping(options.get(name)) for name in ("choices", "method", "data"))
     traffic = [_number(summary.get(f"total/bytes/{way}")) for way in ("up", "down")]
     target = str(method.get("_target_", "")).rpartition(".")[2].lower()
     return {
-        "accuracy": _number(summary.get("accuracy/personalized", summary.get(str(summary.get("headline"))))),
-        "best": _number(summary.get("best/accuracy/personalized")),
+        "accuracy": _number(summary.get(ACCURACY, summary.get(str(summary.get("headline"))))),
+        "best": _number(summary.get(f"best/{ACCURACY}")),
         "bytes": None if None in traffic else sum(part for part in traffic if part is not None),
         "rounds": run.rounds,
         "state": run.state,
@@ -85,6 +88,16 @@ def describe(run_dir: Path) -> dict[str, Any]:
         "seed": _number(options.get("seed")),
         "run": str(run_dir),
     }
+
+
+def _so_far(run_dir: Path) -> dict[str, Any]:
+    """What the summary of a run that has not ended would hold after its latest round."""
+    rounds, totals = reader.read_rounds(run_dir), {}
+    for way in ("up", "down"):
+        if sent := [count for record in rounds if (count := _number(record.get(f"bytes/{way}"))) is not None]:
+            totals[f"total/bytes/{way}"] = sum(sent)
+    known = [value for record in rounds if (value := _number(record.get(ACCURACY))) is not None]
+    return totals | ({ACCURACY: known[-1], f"best/{ACCURACY}": max(known)} if known else {})
 
 
 def _mapping(value: Any) -> dict[str, Any]:

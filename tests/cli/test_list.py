@@ -38,6 +38,19 @@ def test_runs_are_listed_best_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [row.rpartition("/")[2] for row in rows[1:]] == ["a", "b", "c"]
 
 
+def test_a_run_that_has_not_ended_shows_what_it_has_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", None, seed=1)
+    rounds = [
+        {"round": 0, "accuracy/personalized": 0.75, "bytes/up": 1000, "bytes/down": 200},
+        {"round": 1, "accuracy/personalized": 0.5, "bytes/up": 1000, "bytes/down": 300},
+        {"round": 2, "accuracy/personalized": None, "bytes/up": 1000, "bytes/down": 400},
+    ]
+    lines = "".join(json.dumps(line) + "\n" for line in rounds)
+    (tmp_path / "a" / "metrics.jsonl").write_text(lines + '{"round": 3, "accu')
+    assert main(["list", str(tmp_path), "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.75,3900,3,stopped,,digits,1,{tmp_path}/a"
+
+
 def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", str(tmp_path)]) == 2
     assert "no run in or below" in capsys.readouterr().err
