@@ -1,7 +1,7 @@
 """`fedpurin new method|model|callback NAME`: the code, the YAML and the test of a new part, ready to run.
 
 In a checkout they go where its own parts lie. Elsewhere, where fedpurin was installed from a wheel, they go into the working
-folder: NAME.py, conf/GROUP/NAME.yaml and test_NAME.py, found by `fedpurin --config-dir conf`. Owns the three starting
+folder, their YAML in conf/GROUP, which `fedpurin --config-dir conf` finds. Owns the three starting
 points. Does not own what a method may say (`methods/base.py`, docs/add-a-method.md). Files that exist are never
 written over.
 """
