@@ -70,6 +70,9 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override}: this is not an override; write option=value")
+        if override.startswith(("+", "~")):
+            bare = override.lstrip("+~")
+            raise ConfigError(f"{override}: a run that has begun has all of its options; write {bare}, without a sign")
     stored = json.loads(json.dumps(config.to_mapping()))
     chosen, single = _chosen_groups(overrides, stored.keys())
     try:

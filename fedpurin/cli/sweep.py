@@ -221,7 +221,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     lines.add_argument("file", metavar="FILE", type=Path, help="W&B sweep configuration, YAML")
     lines.add_argument("--count", metavar="N", type=int, help="draw N runs at random")
-    lines.add_argument("--seed", metavar="N", type=int, default=0, help="of the draws (default 0)")
+    lines.add_argument("--seed", metavar="N", type=int, help="of the draws (default 0)")
     given = parser.parse_args(list(arguments))
     if given.command == "expand":
         print_lines(expand(read_sweep(given.file), given.count, given.seed))

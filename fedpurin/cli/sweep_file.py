@@ -47,7 +47,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return value
 
 
-def expand(sweep: Mapping[str, Any], count: int | None, seed: int) -> list[str]:
+def expand(sweep: Mapping[str, Any], count: int | None, seed: int | None) -> list[str]:
     """The sweep's runs as lines of overrides: every combination, or `count` draws.
 
     Raises:
@@ -69,11 +69,13 @@ def expand(sweep: Mapping[str, Any], count: int | None, seed: int) -> list[str]:
         if drawn or method != "grid":
             which = f"{', '.join(drawn)}: not a list of values" if drawn else f"method: {method} draws its runs"
             raise ConfigError(f"{which}; say how many runs to draw with --count")
+        if seed is not None:
+            raise ConfigError(f"--seed {seed}: a grid draws nothing; give --count as well, or leave --seed out")
         choices = [[_override(name, value) for value in _values(options) or ()] for name, options in parameters.items()]
         return [_line([*fixed, *line]) for line in itertools.islice(itertools.product(*choices), cap)]
     if count < 1:
         raise ConfigError(f"--count {count} is not possible: it should be at least 1")
-    dice = random.Random(seed)
+    dice = random.Random(seed or 0)
     return [
         _line([*fixed, *(_override(name, _draw(name, options, dice)) for name, options in parameters.items())])
         for _ in range(count)

@@ -23,7 +23,10 @@ def test_a_grid_becomes_every_combination() -> None:
     sweep = {
         "parameters": {"program.tau": {"values": [0.1, 0.5]}, "method": {"value": "fedavg"}, "seed": {"values": [1]}}
     }
-    assert expand(sweep, None, 0) == ["program.tau=0.1 method=fedavg seed=1", "program.tau=0.5 method=fedavg seed=1"]
+    assert expand(sweep, None, None) == ["program.tau=0.1 method=fedavg seed=1", "program.tau=0.5 method=fedavg seed=1"]
+    with pytest.raises(ConfigError, match=r"--seed 5: a grid draws nothing; give --count as well"):
+        expand(sweep, None, 5)
+    assert len(expand(sweep, 3, 5)) == 3
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_the_file_is_read_as_hydra_reads_yaml(tmp_path: Path) -> None:
         b"\xef\xbb\xbfmethod: grid\r\nparameters:\r\n  model.lr: {values: [1e-3, '1e-3']}\r\n"
         b"  model: {parameters: {backbone: {parameters: {depth: {value: 2}}}}}\r\n"
     )
-    assert expand(read_sweep(path), None, 0) == [
+    assert expand(read_sweep(path), None, None) == [
         "model.lr=0.001 model.backbone.depth=2",
         "\"model.lr='1e-3'\" model.backbone.depth=2",
     ]
@@ -71,7 +74,7 @@ def test_the_file_is_read_as_hydra_reads_yaml(tmp_path: Path) -> None:
 def test_distributions_are_drawn_the_same_every_time() -> None:
     sweep = {"parameters": {"a": {"min": 0.0, "max": 1.0}, "b": {"min": 1, "max": 9}, "c": {"values": ["x"]}}}
     with pytest.raises(ConfigError, match="a, b: not a list of values"):
-        expand(sweep, None, 0)
+        expand(sweep, None, None)
     assert expand(sweep, 3, 1) == expand(sweep, 3, 1)
     assert expand(sweep, 3, 1) != expand(sweep, 3, 2)
 
@@ -86,12 +89,12 @@ def test_draws_keep_their_digits_steps_and_probabilities() -> None:
     assert set(expand(stepped, 200, 0)) == {f"a=0.{tenth}" for tenth in range(1, 10)}
     weighted = {"method": "random", "parameters": {"m": {"values": ["a", "b"], "probabilities": [0.95, 0.05]}}}
     assert 2 <= expand(weighted, 400, 0).count("m=b") <= 40
-    assert expand({**weighted, "run_cap": 7}, None, 0) == expand(weighted, 7, 0)
+    assert expand({**weighted, "run_cap": 7}, None, None) == expand(weighted, 7, 0)
 
 
 def test_overrides_in_the_command_are_kept() -> None:
     command = ["${env}", "-m", "fedpurin", "trainer.rounds=3", "logger=[csv,wandb]", "resume=auto", "hydra.run.dir=x"]
-    assert expand({"command": command, "parameters": {"seed": {"value": 1}}}, None, 0) == ["trainer.rounds=3 seed=1"]
+    assert expand({"command": command, "parameters": {"seed": {"value": 1}}}, None, None) == ["trainer.rounds=3 seed=1"]
 
 
 @pytest.mark.parametrize(
@@ -118,15 +121,15 @@ def test_what_lines_cannot_say_is_refused(sweep: dict[str, Any], message: str) -
 def test_what_would_change_the_runs_is_refused() -> None:
     parameters = {"a": {"values": [1, 2]}}
     with pytest.raises(ConfigError, match="early_terminate: lines of overrides cannot do this"):
-        expand({"parameters": parameters, "early_terminate": {"type": "hyperband"}}, None, 0)
+        expand({"parameters": parameters, "early_terminate": {"type": "hyperband"}}, None, None)
     with pytest.raises(ConfigError, match="method: bayes draws its runs; say how many"):
-        expand({"parameters": parameters, "method": "bayes"}, None, 0)
+        expand({"parameters": parameters, "method": "bayes"}, None, None)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_run_of_the_sweeps_that_ship_composes(path: Path) -> None:
     sweep = yaml.safe_load(path.read_text())
-    lines = expand(sweep, None if sweep["method"] == "grid" else 4, 0)
+    lines = expand(sweep, None if sweep["method"] == "grid" else 4, None)
     for line in (lines[0], lines[-1]):
         config, _ = compose_config(["logger=[csv,wandb]", *line.split()])
         assert config.logger.keys() == {"wandb"}

@@ -265,6 +265,7 @@ def test_overrides_of_a_resume_are_checked(tmp_path: Path) -> None:
         ("logger=wandbb", "logger=wandbb: there is no such choice"),
         ("experiment=paper_cifar10", "experiment=...: a run that has begun takes its own options only"),
         ("trainer.round=3", "trainer.round: there is no such option"),
+        ("+trainer.rounds=5", r"\+trainer.rounds=5: a run .* write trainer.rounds=5, without a sign"),
         ("trainer.rounds", "this is not an override"),
         ("trainer.rounds=0", "trainer.rounds=0 is not possible"),
     ):

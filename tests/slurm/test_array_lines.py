@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run_task(folder: Path, task: int, text: bytes) -> subprocess.CompletedProcess[str]:
+def run_task(folder: Path, task: int, text: bytes, *further: str) -> subprocess.CompletedProcess[str]:
     (folder / "slurm").mkdir(exist_ok=True)
     for name in ("array.sbatch", "site.sh"):
         (folder / "slurm" / name).write_bytes((REPOSITORY / "slurm" / name).read_bytes())
@@ -22,7 +22,7 @@ def run_task(folder: Path, task: int, text: bytes) -> subprocess.CompletedProces
     environment = os.environ | {
         "PATH": f"{folder}/bin:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(folder), "SLURM_ARRAY_TASK_ID": str(task),
     }  # fmt: skip
-    command = ["bash", "slurm/array.sbatch", "sweep.txt", "name=c d"]
+    command = ["bash", "slurm/array.sbatch", "sweep.txt", *further]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -37,9 +37,18 @@ def run_task(folder: Path, task: int, text: bytes) -> subprocess.CompletedProces
     ],
 )
 def test_a_line_is_handed_on_whole(text: bytes, overrides: str, tmp_path: Path) -> None:
-    done = run_task(tmp_path, 1, text)
+    done = run_task(tmp_path, 1, text, "name=c d")
     assert done.returncode == 0
     assert done.stdout.endswith(f"<resume=auto><hydra.run.dir=multirun/sweep/1>{overrides}<name=c d>")
+
+
+def test_options_of_an_earlier_submission_are_not_kept(tmp_path: Path) -> None:
+    common = tmp_path / "multirun" / "sweep" / "common.txt"
+    assert run_task(tmp_path, 1, b"seed=1\n", "name=c d", "trainer.rounds=2").returncode == 0
+    assert common.read_text() == "name=c d\ntrainer.rounds=2\n"
+    assert run_task(tmp_path, 1, b"seed=1\n").returncode == 0
+    assert common.read_text() == ""
+    assert sorted(path.name for path in common.parent.iterdir()) == ["common.txt", "overrides.txt"]
 
 
 def test_a_broken_line_fails_its_task(tmp_path: Path) -> None:
