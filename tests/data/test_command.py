@@ -55,14 +55,22 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "fedpurin partition [--out FILE]" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert "fedpurin partition [-h] [--out FILE]" in capsys.readouterr().out
+
+
+def test_a_figure_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--out"])
+    assert end.value.code == 2
+    assert "argument --out: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out"], "--out needs a file that ends in .png"),
         (["--out", "table.txt"], "--out table.txt is not possible"),
         (["--out", "/proc/nowhere/figure.png"], "cannot be written"),
         (["partition.alpha=0"], "partition.alpha"),
