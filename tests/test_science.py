@@ -64,7 +64,9 @@ def test_options_that_marks_name_are_there() -> None:
 
 def test_the_concentration_is_read_by_both_dirichlet_partitions() -> None:
     def situation(partition: str) -> Situation:
-        return Situation("fedavg", "digits", "layerwise", partition, "equal", "gradient", "second", 1)
+        return Situation(
+            "fedavg", "digits", "layerwise", partition, "equal", "gradient", "second", 1, "auto", "device", False
+        )
 
     assert why_without_effect("partition.alpha", situation("dirichlet_by_class")) == ""
     assert why_without_effect("partition.alpha", situation("custom")) == ""

@@ -86,6 +86,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_in_a_line(disk: Path) -> Non
 def test_lines_of_the_log_that_find_no_space_wait_for_it(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, handler = logging.getLogger("a full disk"), LogFile(disk / "log")
     log.addHandler(handler)
+    log.propagate = False  # whatever listens elsewhere is not meant
     try:
         fill(disk)
         log.warning("the first")
