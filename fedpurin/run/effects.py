@@ -17,7 +17,7 @@ from fedpurin.metrics import VARIANTS
 from fedpurin.science import read_only_if
 
 MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
-"""The choices of `method` that exchange by masks: only they solve a program over scores."""
+"""The choices of `method` that exchange by masks: only they solve a program over scores, and have a horizon."""
 HEAD_METHODS = ("fedbabu", "fedpac", "fedper", "fedproto", "fedrep", "fedrod")
 """The choices that treat the head otherwise than the body."""
 NORM_METHODS = (
@@ -25,7 +25,6 @@ NORM_METHODS = (
     "sparsyfed", "sub_fedavg",
 )  # fmt: skip
 """The choices that treat norms otherwise than other tensors."""
-HORIZON_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
 COMPARED = {
     "comparison.fill": ("fedpurin",),
     "comparison.pfedsd_temperature": ("pfedsd",),
@@ -116,7 +115,7 @@ def _unread_by_method(option: str, method: str) -> str:
         return f"treats norms like every other layer ({', '.join(NORM_METHODS)} do not)"
     if option == "exchange.mode" and method not in MASK_METHODS:
         return f"sends no masks, so there is one way to send ({', '.join(MASK_METHODS)} have two)"
-    if option == "horizon" and method not in HORIZON_METHODS:
+    if option == "horizon" and method not in MASK_METHODS:
         return "has no collaboration horizon"
     if option in COMPARED and method not in COMPARED[option]:
         return f"does not read it ({' and '.join(COMPARED[option])} does)"

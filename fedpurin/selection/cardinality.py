@@ -94,7 +94,8 @@ class CardinalityProgram:
             "size": size.ravel().astype(float),
             "ceiling": ceiling.ravel().astype(float),
         }
-        statement, outcome = self._call(self._state((1,) * score.size, values), deadline)
+        statement = self._state((1,) * score.size, values)
+        outcome = self._call(statement, deadline)
         if not outcome.has_solution:
             return np.zeros(len(score), dtype=bool), outcome
         taken = np.rint(statement.variables["x"].value).reshape(score.shape)
@@ -183,16 +184,18 @@ class CardinalityProgram:
             "ceiling": np.array(core.ceiling, dtype=float),
             "total": 0.0 if core.total is None else float(core.total),
         }
-        statement, outcome = self._call(self._state(tuple(len(item.size) for item in items), values), deadline)
+        statement = self._state(tuple(len(item.size) for item in items), values)
+        outcome = self._call(statement, deadline)
         if not outcome.has_solution:
             return None, outcome, scale
         starts = np.cumsum([0, *(len(item.size) for item in items)])[:-1]
         counts = np.rint(np.add.reduceat(statement.variables["x"].value, starts)).astype(int)
         return tuple(counts.tolist()), outcome, scale
 
-    def _call(self, statement: Statement, deadline: float) -> tuple[Statement, Outcome]:
+    def _call(self, statement: Statement, deadline: float) -> Outcome:
+        """Let the solver find values for the statement's variables; nonsense that it says is no solution."""
         try:
-            outcome = solve_statement(
+            return solve_statement(
                 statement.problem,
                 self.program.solver,
                 absolute_gap=0.0,
@@ -200,8 +203,7 @@ class CardinalityProgram:
                 is_core=self.program.reduce,
             )
         except NonsenseError:
-            outcome = Outcome(False, False, math.inf, 0.0, 0.0)
-        return statement, outcome
+            return Outcome(False, False, math.inf, 0.0, 0.0)
 
     def _state(self, num_items: tuple[int, ...], values: Values) -> Statement:
         """The program for so many items of each tensor; cores of a shape seen before are compiled already."""

@@ -45,10 +45,6 @@ class Certificate:
     solver_seconds: float
     total_seconds: float
 
-    @property
-    def is_optimal(self) -> bool:
-        return self.gap == 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
