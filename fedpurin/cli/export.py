@@ -83,6 +83,10 @@ def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
     lacking = "".join(f", {argument}=..." for argument in use["not_stored"])
     strict = ", strict=False" if use["added_keys"] else ""
     lines = [f"load:          {name}.load_from_checkpoint({str(path)!r}{lacking}{strict})"]
+    for argument, size in use.get("found", {}).items():
+        lines.append(
+            f"               ({argument}={size} was found by the weights' shapes: {name} recorded no arguments)"
+        )
     if use["added_keys"]:
         lines.append(f"               (the method added {', '.join(use['added_keys'])}, which {name} does not have)")
     if coding := use.get("coding"):

@@ -8,12 +8,16 @@ command and its files (cli/export.py).
 from __future__ import annotations
 
 import inspect
+import io
 import math
+import warnings
 from collections.abc import Collection, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from fedpurin.config import ConfigError
@@ -72,6 +76,8 @@ def describe_use(
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     needed = [p.name for p in named if p.default is p.empty or not given]  # without a record any may have been given
     whole = getattr(module, "_hparams_name", None) if module.hparams else None  # save_hyperparameters(options)
+    found = {} if given else _size_that_fits(module, own, own_keys)
+    stored |= found
     samples = data.train
     mean, std = (samples.mean, samples.std) if isinstance(samples, Pool) else (None, None)
     is_image = isinstance(samples, Pool) and samples.inputs.dtype == torch.uint8
@@ -79,12 +85,45 @@ def describe_use(
         "class": f"{own.__module__}.{own.__qualname__}",
         "hyper_parameters": stored,
         "hparams_name": whole,
+        "found": found,
         "not_stored": sorted((given.keys() | set(needed) - {whole}) - stored.keys()),
         "added_keys": sorted(module.state_dict().keys() - set(own_keys)),
         "normalisation": None if mean is None or std is None else {"mean": mean.tolist(), "std": std.tolist()},
         "image_shape": list(samples.sample_shape) if is_image else None,
         "coding": list(data.coding),
     }
+
+
+def _size_that_fits(module: LightningModule, own: type, own_keys: Collection[str]) -> dict[str, int]:
+    """The one whole number that, in place of a default of the class, makes weights of the module's shapes.
+
+    Lightning's record of the arguments is empty without `save_hyperparameters`, and also where a class calls its
+    parent's `__init__` by name. Nothing is found where the defaults fit already, or no choice or several do.
+    """
+    wanted = {key: value.shape for key, value in module.state_dict().items() if key in own_keys}
+    defaults = {name: p.default for name, p in inspect.signature(own).parameters.items() if type(p.default) is int}
+    shapes = _shapes(own, {}) if defaults else None
+    if shapes is None or shapes.keys() != wanted.keys():
+        return {}
+    pairs = [(a, b) for key in wanted for a, b in zip(shapes[key], wanted[key], strict=False) if a != b]
+    fitting = [
+        {name: size} for name in defaults for size in {b for _, b in pairs} if _shapes(own, {name: size}) == wanted
+    ]
+    return fitting[0] if len(fitting) == 1 else {}
+
+
+def _shapes(own: type, arguments: Mapping[str, int]) -> dict[str, torch.Size] | None:
+    """Shapes of the weights that the class makes, without memory or draws; None where it cannot be called so."""
+    try:
+        with (
+            torch.device("meta"),
+            isolate_rng(include_cuda=False),
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(io.StringIO()),
+        ):
+            return {key: value.shape for key, value in own(**arguments).state_dict().items()}
+    except Exception:  # somebody else's class, which the run does not need
+        return None
 
 
 def _is_plain(value: Any) -> bool:

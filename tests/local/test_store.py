@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +15,16 @@ from fedpurin.config import ClientsConfig, ConfigError
 from fedpurin.federation import Federation
 from fedpurin.local import store
 from fedpurin.local.client import Client
-from fedpurin.local.store import DeviceStore, DiskStore, HostStore, make_store, remark
+from fedpurin.local.store import DeviceStore, DiskStore, HostStore, RangeFile, make_store, remark
 from fedpurin.run.build import build
 from tests.methods.tiny import TEST, TRAIN, Tiny, composed
 
 CPU = torch.device("cpu")
 
 
-def client(value: float = 1.0, length: int = 20_000) -> Client:
+def client(value: float = 1.0, length: int = 20_000, client_id: int = 7) -> Client:
     none = torch.empty(0, dtype=torch.int64)
-    return Client(7, torch.full((length,), value), {}, none, none)
+    return Client(client_id, torch.full((length,), value), {}, none, none)
 
 
 def run(run_dir: Path, method: str, kind: str, rounds: int = 3, *, resume: str = "never") -> Federation:
@@ -44,7 +47,7 @@ def test_clients_on_disk_learn_the_same_bits(method: str, tmp_path: Path, monkey
     for client_id, one in kept.clients.items():
         other = mapped.clients[client_id]
         assert torch.equal(one.vector, other.vector)
-        assert other.vector.data_ptr() == mapped.store._maps[client_id, "vector"][1].data_ptr()
+        assert other.vector.data_ptr() == mapped.store._places[client_id, "vector"][1].data_ptr()
         assert one.extra.keys() == other.extra.keys()
         assert all(torch.equal(vector, other.extra[name]) for name, vector in one.extra.items())
 
@@ -56,7 +59,7 @@ def test_a_run_may_go_on_with_another_store(tmp_path: Path, monkeypatch: pytest.
     resumed = run(tmp_path / "parts", "ditto", "disk", resume="auto")
     assert resumed.first_round == 1
     assert all(torch.equal(one.vector, resumed.clients[client_id].vector) for client_id, one in whole.clients.items())
-    assert {name for _, name in resumed.store._maps} == {"vector", "global"}  # type: ignore[attr-defined]
+    assert {name for _, name in resumed.store._places} == {"vector", "global"}  # type: ignore[attr-defined]
 
 
 def test_what_is_put_back_is_in_its_file_and_survives_that_its_pages_leave(tmp_path: Path) -> None:
@@ -69,13 +72,55 @@ def test_what_is_put_back_is_in_its_file_and_survives_that_its_pages_leave(tmp_p
     disk.prefetch([one])
     disk.fetch([one])
     assert one.vector[:5].tolist() == [1.0, 1.0, 1.0, 5.0, 1.0]
-    assert one.extra["global"].data_ptr() == disk._maps[7, "global"][1].data_ptr()
-    assert set(disk._maps) == {(7, "vector"), (7, "global")}  # the small one stays in memory
+    assert one.extra["global"].data_ptr() == disk._places[7, "global"][1].data_ptr()
+    assert set(disk._places) == {(7, "vector"), (7, "global")}  # the small one stays in memory
     assert list(tmp_path.iterdir()) == []  # nothing is left behind, however the process ends
     one.vector = torch.full((30_000,), 3.0)  # another size: another file
     disk.put_back([one])
     assert one.vector.shape == (30_000,)
     assert float(one.vector.sum()) == 90_000.0
+
+
+def test_many_clients_need_few_file_descriptors(tmp_path: Path) -> None:
+    """A map of Python's keeps a descriptor; login shells allow 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 8, hard))
+    try:
+        disk, many = DiskStore(CPU, tmp_path), [client(float(number), client_id=number) for number in range(300)]
+        disk.put_back(many)
+        disk.prefetch(many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(disk._places) == 300
+    assert [float(one.vector.sum()) for one in many] == [20_000.0 * number for number in range(300)]
+
+
+def test_ranges_do_not_overlap_and_go_on_in_further_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = mmap.PAGESIZE
+    monkeypatch.setattr(store, "MAP_BYTES", 4 * page)
+    file, lengths = RangeFile(tmp_path), [page, 1, 2 * page, 2 * page - 8, 5 * page]
+    taken = [file.take(length) for length in lengths]
+    assert [(piece.start, piece.length) for piece in taken] == [
+        (0, page), (page, page), (2 * page, 2 * page), (0, 2 * page), (0, 5 * page)
+    ]  # fmt: skip
+    assert len({id(piece.memory) for piece in taken}) == 3
+    tensors = [piece.tensor(torch.empty(piece.length, dtype=torch.uint8)) for piece in taken]
+    for number, tensor in enumerate(tensors):
+        tensor.fill_(number)
+    for piece in taken:
+        piece.advise(mmap.MADV_DONTNEED)
+    assert [tensor.unique().tolist() for tensor in tensors] == [[0], [1], [2], [3], [4]]
+
+
+def test_a_range_that_is_given_back_is_used_again(tmp_path: Path) -> None:
+    file = RangeFile(tmp_path)
+    small, large, _ = file.take(5_000), file.take(50_000), file.take(5_000)
+    file.give_back(large)
+    file.give_back(small)
+    assert file.take(8_000) is small  # the smallest that is large enough
+    assert file.take(9_000) is large
+    assert file.take(9_000).start == small.length + large.length + small.length
 
 
 def test_a_store_that_has_no_place_is_refused_before_training(tmp_path: Path) -> None:

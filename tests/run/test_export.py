@@ -94,10 +94,35 @@ class Silent(Tiny):
         self.net = nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3))
 
 
-def test_arguments_that_nothing_records_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_nothing_records_are_found_by_shapes_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     simulate(tmp_path, "method=local", "checkpoint.every=2", module=Silent(width=4))
     assert main(["export", str(tmp_path), "--client", "0"]) == 0
-    assert "client-0.ckpt', depth=..., width=...)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "client-0.ckpt', depth=...)" in out
+    assert "(width=4 was found by the weights' shapes: Silent recorded no arguments)" in out
+    again = Silent.load_from_checkpoint(tmp_path / "export" / "client-0.ckpt", weights_only=True)
+    assert again.net[0].out_features == 4
+
+
+class Twice(Tiny):
+    """Two arguments of which either makes the same weights."""
+
+    def __init__(self, width: int = 2, other: int = 2) -> None:
+        print("made")
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, max(width, other)), nn.Linear(max(width, other), 3))
+
+
+def test_an_argument_is_not_guessed_where_two_would_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(tmp_path / "a", "method=local", "checkpoint.every=2", module=Twice(width=4))
+    assert capsys.readouterr().out.count("made") == 1  # the user's own call; the shapes' trials are quiet
+    assert main(["export", str(tmp_path / "a"), "--client", "0"]) == 0
+    assert "client-0.ckpt', other=..., width=...)" in capsys.readouterr().out
+    simulate(tmp_path / "b", "method=local", "checkpoint.every=2", module=Twice())
+    assert main(["export", str(tmp_path / "b"), "--client", "0"]) == 0
+    assert "was found" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ditto"])
