@@ -22,6 +22,7 @@ from fedpurin.local.client import Client, Diverged
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.seeding import torch_generator
 from fedpurin.selection import Certificate, Selection, Selector, own_scores, perturbation_scores
+from fedpurin.space import finite_rows
 
 JOINT_SCORES = 4_000_000
 """Scores that are kept for a joint solve, over all clients (16 MB): larger models are solved as they come."""
@@ -80,7 +81,7 @@ class MaskSelection(RunCallback):
         if "update" in (self.scores.source, self.scores.order):
             directions = fitted - torch.stack([client.vector[:shared] for client in clients])
         scores = self._score(trainer, clients, fitted, directions, gradients)
-        finite = torch.isfinite(torch.stack(torch.aminmax(scores, dim=1))).all(dim=0).tolist()  # NaN where any is
+        finite = finite_rows(scores)
         objections: list[str | None] = [None] * len(clients)
         for k, is_finite in enumerate(finite):
             if not is_finite:  # a gradient may be finite, and beyond what float16 holds

@@ -15,6 +15,7 @@ from fedpurin.space import (
     Layout,
     ParameterSpace,
     Roles,
+    finite_rows,
     pack_by_products,
     pack_mask,
     unpack_by_products,
@@ -171,3 +172,21 @@ def test_a_head_that_is_given_is_taken() -> None:
     assert space.head == "2"
     with pytest.raises(ValueError, match=r"roles.head is 'head', but its weight is 'embedding.weight' as well"):
         ParameterSpace(Tied(), lambda segment: not segment.is_head, Roles(head="head"))
+
+
+def test_rows_that_are_not_finite_are_told_apart() -> None:
+    rows = torch.zeros(5, 64)
+    rows[1, 63], rows[2, 0], rows[3, 5], rows[4, 7] = float("nan"), float("inf"), float("-inf"), 3e38
+    assert finite_rows(rows) == [True, False, False, False, True]
+
+
+def test_row_views_are_the_views_of_each_row() -> None:
+    space = ParameterSpace(Net(), lambda segment: True)
+    rows = torch.arange(2 * space.layout.length, dtype=torch.float32).view(2, -1)
+    for k, row in enumerate(rows):
+        for name, view in space.views(row).items():
+            assert torch.equal(space.row_views(rows)[name][k], view)
+    space.row_views(rows)[space.layout.segments[-1].name].fill_(-1.0)
+    last = space.layout.segments[-1].slice
+    assert (rows[:, last] == -1).all()
+    assert int((rows == -1).sum()) == 2 * (last.stop - last.start)

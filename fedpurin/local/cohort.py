@@ -31,6 +31,7 @@ from fedpurin.local.stack import Stack
 from fedpurin.local.stacked_batches import StackedTests, by_length
 from fedpurin.local.trainer import LocalTrainer, limits_of, loss_of
 from fedpurin.seeding import seed_global, torch_generator
+from fedpurin.space import finite_rows
 
 Tensors = dict[str, Tensor]
 
@@ -127,8 +128,7 @@ class CohortExecutor(SerialExecutor):
         if first.measures_reach:
             for client, total in zip(clients, steps, strict=True):
                 client.reach = stack.reach(total)
-        ends = torch.stack(tuple(torch.aminmax(vectors, dim=1)))  # NaN where any is
-        finite = torch.isfinite(ends).all(dim=0).tolist()
+        finite = finite_rows(vectors)
         states = [{name: buffer[k] for name, buffer in buffers.items()} for k in range(len(clients))]
         diverged = [trainer.name_divergence(mean, is_finite) for mean, is_finite in zip(means, finite, strict=True)]
         if is_told:

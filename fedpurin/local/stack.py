@@ -7,7 +7,7 @@ each client gets the steps that it would get alone. Does not own: batches and lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,8 @@ class Stack:
         self._kind: Any = type(optimizer)
         # One group over everything is one tensor, padding included: zeros with zero gradients stay zeros.
         self._is_whole = len(self._groups) == 1 and len(self._groups[0][1]) == len(space.layout)
+        is_fusable = self._is_whole and self._kind is torch.optim.SGD and vectors.device.type == "cpu"
+        self._choices = {"fused": True} if is_fusable and not _is_chosen(self._groups[0][0]) else {}
         self._optimizer: torch.optim.Optimizer | None = None
         self.active = 0
         self.narrow(len(vectors))
@@ -81,7 +83,7 @@ class Stack:
                 parameter = self.vectors[:active, part].detach()
                 parameter.grad = self.gradients[:active, part]
                 parameters.append(parameter)
-            groups.append({**options, "params": parameters})
+            groups.append({**options, **self._choices, "params": parameters})
         self._optimizer = self._kind(groups)  # the groups hold every option
         if earlier is not None:
             before = [parameter for group in earlier.param_groups for parameter in group["params"]]
@@ -103,3 +105,8 @@ class Stack:
         """One optimizer step of every active row, from `gradients`."""
         assert self._optimizer is not None
         self._optimizer.step()
+
+
+def _is_chosen(options: Mapping[str, Any]) -> bool:
+    """Whether the module says how its SGD steps. Else it may be fused: one pass over the memory, and the same bits."""
+    return options["fused"] is not None or options["foreach"] is not None or bool(options["differentiable"])

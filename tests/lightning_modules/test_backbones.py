@@ -12,6 +12,7 @@ from torchvision.models import resnet50 as torchvision_resnet50
 from torchvision.models import vit_b_16 as torchvision_vit_b_16
 
 from lightning_modules.backbones import cnn, resnet8, resnet10, resnet18, resnet50, vit_b_16
+from lightning_modules.backbones.cnn import HalvingMaxPool
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -71,3 +72,14 @@ def test_cnn(size: int, parameters: int) -> None:
     assert not list(network.buffers())
     with pytest.raises(ValueError, match="at least 8 pixels, not 7"):
         cnn(10, image_size=7)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 9), (2, 3)])
+def test_the_pooling_of_an_evaluation_is_torch_s(height: int, width: int) -> None:
+    """Also with sides that are odd, ties, infinite values and NaN, and of many clients at once."""
+    draw = torch.Generator().manual_seed(height)
+    x = torch.randn(4, 3, 6, height, width, generator=draw).relu()
+    x[0, 0, 0, 0, 1], x[0, 0, 1, 1, 0], x[1, 0, 0, 0, 0] = float("nan"), float("inf"), float("-inf")
+    ours, torchs = HalvingMaxPool(2).eval(), nn.MaxPool2d(2)
+    torch.testing.assert_close(ours(x[0]), torchs(x[0]), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(torch.func.vmap(ours)(x), torch.func.vmap(torchs)(x), rtol=0, atol=0, equal_nan=True)
