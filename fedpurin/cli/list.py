@@ -16,12 +16,14 @@ from typing import Any
 from fedpurin.cli.sweep import inspect
 from fedpurin.cli.text import Help, print_lines
 from fedpurin.config import ConfigError
+from fedpurin.metrics import ACCURACY, best
+from fedpurin.report.headline import headline_of
 from fedpurin.report.table import FORMULA
 from fedpurin.run import reader
 
 COLUMNS = ("accuracy", "best", "bytes", "rounds", "state", "method", "data", "seed", "run")
-ACCURACY = "accuracy/personalized"
-DESCENDING = ("accuracy", "best")
+MEASURED = ("accuracy", "best")
+"""Columns of the value that a run is judged by: the accuracy, or what `trainer.monitor` names, with its name."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedpurin list",
         description="List the runs in and below folders: method, data, personalised accuracy (mean over clients, of\n"
-        "the last evaluated round, and the best round's), bytes sent up and down by all clients, rounds, state.",
+        "the last evaluated round, and the best round's), bytes sent up and down by all clients, rounds, state. A run\n"
+        "that is judged by another value (trainer.monitor) shows that one, with its name, below those with accuracies.",
         epilog="Examples:\n  fedpurin list\n  fedpurin list multirun/tau --sort bytes\n  fedpurin list --csv > runs.csv",
         formatter_class=Help,
     )
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if not rows:
         raise ConfigError(f"no run in or below {', '.join(map(str, folders))}")
     if given.csv:
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, (*COLUMNS, "judged_by"), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
     else:
@@ -70,16 +73,17 @@ def _as_text(value: Any) -> Any:
 
 def describe(run_dir: Path) -> dict[str, Any]:
     """One row; None where the run does not tell."""
-    summary, run = reader.read_summary(run_dir), inspect(run_dir)
+    summary, run, options = reader.read_summary(run_dir), inspect(run_dir), _options(run_dir)
+    choices, method, data, trainer = (_mapping(options.get(name)) for name in ("choices", "method", "data", "trainer"))
+    monitor = {f"trainer.{name}": trainer.get(name) for name in ("monitor", "monitor_mode")}
     if run.rounds and run.state != "done":
-        summary = _so_far(run_dir) | {name: value for name, value in summary.items() if value is not None}
-    options = _options(run_dir)
-    choices, method, data = (_mapping(options.get(name)) for name in ("choices", "method", "data"))
+        summary = _so_far(run_dir, monitor) | {name: value for name, value in summary.items() if value is not None}
+    head = headline_of(monitor, summary)
     traffic = [_number(summary.get(f"total/bytes/{way}")) for way in ("up", "down")]
     target = str(method.get("_target_", "")).rpartition(".")[2].lower()
     return {
-        "accuracy": _number(summary.get(ACCURACY, summary.get(str(summary.get("headline"))))),
-        "best": _number(summary.get(f"best/{ACCURACY}")),
+        "accuracy": _number(summary.get(head.personalized)),
+        "best": _number(summary.get(f"best/{head.personalized}")),
         "bytes": None if None in traffic else sum(part for part in traffic if part is not None),
         "rounds": run.rounds,
         "state": run.state,
@@ -87,17 +91,22 @@ def describe(run_dir: Path) -> dict[str, Any]:
         "data": _text(data.get("name")),
         "seed": _number(options.get("seed")),
         "run": str(run_dir),
+        "judged_by": head.name,
+        "sign": head.sign,
     }
 
 
-def _so_far(run_dir: Path) -> dict[str, Any]:
+def _so_far(run_dir: Path, monitor: Mapping[str, Any]) -> dict[str, Any]:
     """What the summary of a run that has not ended would hold after its latest round."""
     rounds, totals = reader.read_rounds(run_dir), {}
     for way in ("up", "down"):
         if sent := [count for record in rounds if (count := _number(record.get(f"bytes/{way}"))) is not None]:
             totals[f"total/bytes/{way}"] = sum(sent)
-    known = [value for record in rounds if (value := _number(record.get(ACCURACY))) is not None]
-    return totals | ({ACCURACY: known[-1], f"best/{ACCURACY}": max(known)} if known else {})
+    head = headline_of(monitor, {name for record in rounds for name in record})
+    known = [value for record in rounds if (value := _number(record.get(head.personalized))) is not None]
+    return totals | (
+        {head.personalized: known[-1], f"best/{head.personalized}": best(known, head.mode)} if known else {}
+    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -114,15 +123,21 @@ def _text(value: Any) -> str | None:
 
 
 def sort_rows(rows: Sequence[dict[str, Any]], column: str, reverse: bool) -> list[dict[str, Any]]:
-    """By a column, equal ones by folder; rows without a value come last either way."""
+    """By a column, equal ones by folder, values that runs are judged by from the best on and each kind by itself; rows
+    without a value come last either way.
+    """
     known = sorted((row for row in rows if row[column] is not None), key=lambda row: str(row["run"]))
-    known.sort(key=lambda row: row[column], reverse=reverse != (column in DESCENDING))
+    if column in MEASURED:
+        known.sort(key=lambda row: row["sign"] * row[column], reverse=not reverse)
+        known.sort(key=lambda row: (row["judged_by"] != ACCURACY, row["judged_by"]))
+    else:
+        known.sort(key=lambda row: row[column], reverse=reverse)
     return [*known, *(row for row in rows if row[column] is None)]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as aligned lines under a head; numbers to the right."""
-    cells = [list(COLUMNS), *([_cell(name, row[name]) for name in COLUMNS] for row in rows)]
+    cells = [list(COLUMNS), *([_cell(name, row) for name in COLUMNS] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(COLUMNS))]
     to_left = {index for index, name in enumerate(COLUMNS) if name in ("state", "method", "data", "run")}
     return [
@@ -143,11 +158,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value, judged_by = row[column], row["judged_by"]
     if value is None:
         return "–"
-    if column in ("accuracy", "best"):
-        return f"{value:.4f}"
+    if column in MEASURED:
+        return f"{value:.4f}" if judged_by == ACCURACY else f"{value:.4g} {judged_by}"
     return format_bytes(value) if column == "bytes" else str(value)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
+from fedpurin.report.headline import Headline
 from fedpurin.report.read import Array, Run
 from fedpurin.report.relevance import DETAILS, relevant
 from fedpurin.report.style import LOCAL, Style, categorical
@@ -123,6 +124,7 @@ class Comparison:
     """Everything the page is made from."""
 
     data: str
+    judged_by: Headline
     groups: tuple[Group, ...]
     settings: tuple[str, ...]
     runs: tuple[Run, ...]
@@ -168,9 +170,19 @@ def compare(
     """Group `runs`.
 
     Raises:
-        ConfigError: runs of different data sets, or an x axis that does not vary.
+        ConfigError: runs of different data sets or without a value in common, or an x axis that does not vary.
     """
     _require_one_data_set(runs)
+    judged_by, judged = _one_headline(runs)
+    problems = [
+        *problems,
+        *(
+            Problem(run.path, f"judged by {run.judged_by.name} itself, by {judged_by.name} on this page", skipped=False)
+            for run in runs
+            if run.judged_by != judged_by
+        ),
+    ]
+    runs = judged
     buckets: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         buckets[_identity(run)].append(run)
@@ -182,7 +194,7 @@ def compare(
         not_counted |= dropped
     groups = _name(sorted(counted, key=_group_order))
     settings = tuple(dict.fromkeys(group.setting for group in groups))
-    comparison = Comparison(runs[0].data, groups, settings, tuple(runs), not_counted, tuple(problems))
+    comparison = Comparison(runs[0].data, judged_by, groups, settings, tuple(runs), not_counted, tuple(problems))
     return replace(comparison, x=_choose_x(comparison, x), at_bytes=at_bytes)
 
 
@@ -193,6 +205,25 @@ def _require_one_data_set(runs: Sequence[Run]) -> None:
     if len(by_data) > 1:
         found = ", ".join(f"{data} ({len(group)}, e.g. {group[0].path})" for data, group in sorted(by_data.items()))
         raise ConfigError(f"runs of different data sets cannot share a page: {found}; name the runs of one data set")
+
+
+def _one_headline(runs: Sequence[Run]) -> tuple[Headline, list[Run]]:
+    """What most runs are judged by, of that what all of them recorded, and the runs judged by it."""
+    by_headline: dict[Headline, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_headline[run.judged_by].append(run)
+    most_first = sorted(by_headline, key=lambda headline: -len(by_headline[headline]))
+    common = [
+        headline
+        for headline in most_first
+        if len(most_first) == 1 or all(run.has(headline.personalized) for run in runs)
+    ]
+    if not common:
+        found = ", ".join(
+            f"{headline.name} ({len(group)}, e.g. {group[0].path})" for headline, group in by_headline.items()
+        )
+        raise ConfigError(f"runs that are judged by different values cannot share a page: {found}; name those of one")
+    return common[0], [run if run.judged_by == common[0] else replace(run, judged_by=common[0]) for run in runs]
 
 
 def _choose_x(comparison: Comparison, asked: str | None) -> str | None:
@@ -279,24 +310,24 @@ def _name(buckets: Sequence[Sequence[Run]]) -> tuple[Group, ...]:
 
 def _styles(named: Sequence[Named]) -> dict[str, Style]:
     """A look for each label: a hue a method, a shade a level of it; many labels leave all but the best grey."""
-    accuracy: dict[str, float] = {}
+    value: dict[str, float] = {}  # more is better
     owner: dict[str, str] = {}
     for runs, method, variants, _ in named:
         label = _label(method, variants)
-        best = Spread.of(run.last("accuracy/personalized") for run in runs).mean
-        accuracy[label] = max(accuracy.get(label, -math.inf), best if math.isfinite(best) else -math.inf)
+        best = Spread.of(run.judged_by.sign * run.last(run.judged_by.personalized) for run in runs).mean
+        value[label] = max(value.get(label, -math.inf), best if math.isfinite(best) else -math.inf)
         owner[label] = method
-    others = [label for label in accuracy if owner[label] != "local"]
+    others = [label for label in value if owner[label] != "local"]
     methods = list(dict.fromkeys(owner[label] for label in others))
-    best_first = sorted(others, key=lambda label: -accuracy[label])
+    best_first = sorted(others, key=lambda label: -value[label])
     leaders = [next(label for label in best_first if owner[label] == method) for method in methods]
-    most = MAX_DRAWN - (len(others) < len(accuracy))
+    most = MAX_DRAWN - (len(others) < len(value))
     shown = set([*leaders, *(label for label in best_first if label not in leaders)][:most])
     styles = {label: Style().silenced() for label in others if label not in shown}
     for index, method in enumerate(methods):
         levels = [label for label in others if owner[label] == method and label in shown]
         styles |= {label: categorical(index, level, len(levels)) for level, label in enumerate(levels)}
-    return styles | {label: LOCAL for label in accuracy if owner[label] == "local"}
+    return styles | {label: LOCAL for label in value if owner[label] == "local"}
 
 
 def _select(options: Mapping[str, Any], setting: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from fedpurin.report.figure import Figure, Section
 from fedpurin.report.interactive import to_plotly
 from fedpurin.report.read import Run, recorded_error
 from fedpurin.report.style import DARK, LIGHT
-from fedpurin.report.table import Cell, Numbers, Table, format_share
+from fedpurin.report.table import Cell, Numbers, Table
 
 STROKES = {"solid": "", "dash": "6 3", "dot": "2 2", "dashdot": "6 2 2 2"}
 LINK_NAMES = {"csv": "Numbers (CSV)", "svg": "SVG", "png": "PNG", "pdf": "PDF", "tex": "LaTeX"}
@@ -58,8 +58,8 @@ def write_page(
             runs=_runs(comparison),
             runs_summary=_runs_summary(comparison),
             theme_css=Markup(_theme_css()),
-            library=_packed(_library()),
-            data=_packed(data),
+            library=packed(library()),
+            data=packed(data),
         ),
         encoding="utf-8",
     )
@@ -108,13 +108,14 @@ def _problems(comparison: Comparison) -> list[tuple[str, list[Any]]]:
 
 def _runs(comparison: Comparison) -> Table:
     """Every run that was read: where it lies, what it is, and whether it counts."""
+    head = comparison.judged_by
     label = {run: group.full_label for group in comparison.groups for run in group.runs}
     rows = []
     for run in comparison.runs:
         counts = (comparison.not_counted.get(run) or "yes") + recorded_error(run.path)
         texts = [str(run.path), label.get(run, run.method), counts, str(run.seed), _rounds(run)]
-        rows.append([Cell(text) for text in (*texts, format_share(run.last("accuracy/personalized")))])
-    header = ("Folder", "Group", "Counts", "Seed", "Rounds", "Accuracy (%)")
+        rows.append([Cell(text) for text in (*texts, head.write(run.last(head.personalized)))])
+    header = ("Folder", "Group", "Counts", "Seed", "Rounds", f"{head.title}{head.unit}")
     return Table("runs", "Runs", "", header, [("", rows)], Numbers((), ()), num_text_columns=3)
 
 
@@ -143,13 +144,14 @@ def _text(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _library() -> str:
+def library() -> str:
+    """plotly.js."""
     from plotly.offline import get_plotlyjs
 
     library: str = get_plotlyjs()
     return library
 
 
-def _packed(text: str) -> str:
-    """Gzip in base64: a third of the library's size, and nothing in it can end the script element."""
+def packed(text: str) -> str:
+    """Gzip in base64: small (`benchmarks/report.py`), and nothing in it can end the script element."""
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()

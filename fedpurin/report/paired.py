@@ -18,7 +18,6 @@ from fedpurin.report.read import Run
 
 RESAMPLES = 2000
 COVERAGE = 0.95
-METRIC = "accuracy/personalized"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Interval:
 
 
 def difference(group: Group, other: Group) -> Interval:
-    """Final accuracy of `group` minus that of `other`, over the seeds and clients that both have."""
+    """The final headline value of `group` minus that of `other`, over the seeds and clients that both have."""
     theirs = {run.seed: by_client(run) for run in other.runs}
     gains: dict[int, list[float]] = defaultdict(list)
     for run in group.runs:
@@ -70,8 +69,8 @@ def bootstrap(gains: Mapping[int, list[float]]) -> Interval:
 
 
 def by_client(run: Run) -> dict[int, float]:
-    """Final accuracy of each client that has one."""
-    values = run.final.get(METRIC, ())
+    """The final headline value of each client that has one."""
+    values = run.final.get(run.judged_by.personalized, ())
     return {
         int(client_id): float(value)
         for client_id, value in zip(run.client_ids, values, strict=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpurin.report.headline import Headline, headline_of
 from fedpurin.run import reader
 
 Array = NDArray[np.float64]
@@ -79,6 +80,7 @@ class Run:
     revision: str
     """The code's git revision, marked where files had been changed; empty where unknown."""
     notes: tuple[str, ...]
+    judged_by: Headline = field(default_factory=Headline)
 
     @property
     def seed(self) -> int:
@@ -99,7 +101,12 @@ class Run:
     @property
     def uses_masks(self) -> bool:
         """Whether the method exchanged by masks: only then the sparse model is measured."""
-        return self.has("accuracy/sparse")
+        return any(name.endswith("/sparse") and self.has(name) for name in self.metrics)
+
+    @property
+    def headline(self) -> Array:
+        """The headline of the clients' own models after each round."""
+        return self.metrics.get(self.judged_by.personalized, np.full(len(self.rounds), math.nan))
 
     @cached_property
     def method(self) -> str:
@@ -151,6 +158,7 @@ def read_run(path: Path) -> Run:
     metrics = {name: np.array([_number(lines[int(number)].get(name)) for number in rounds]) for name in names}
     ids, final, by_round = _read_clients(path, rounds, notes)
     return Run(
+        judged_by=headline_of(options, metrics),
         path=path,
         options=options,
         rounds=rounds,

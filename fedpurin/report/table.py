@@ -99,13 +99,6 @@ def format_share(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
 
 
-def format_spread(mean: float, std: float, digits: int = 2) -> str:
-    """Mean ± standard deviation of fractions, in percent."""
-    if not math.isfinite(mean):
-        return "–"
-    return format_share(mean, digits) + (f" ± {100 * std:.{digits}f}" if math.isfinite(std) else "")
-
-
 def format_bytes(count: float) -> str:
     """A byte count with a decimal prefix, three significant digits."""
     if not math.isfinite(count):

@@ -34,8 +34,8 @@ def test_runs_are_listed_best_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len({line.index("digits") for line in lines[1:]}) == 1
     assert main(["list", str(tmp_path), "--sort", "seed", "--csv"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[1] == f"0.5,0.5,1234000,2,done,fedpurin_recommended,digits,1,{tmp_path}/a"
-    assert [row.rpartition("/")[2] for row in rows[1:]] == ["a", "b", "c"]
+    assert rows[1] == f"0.5,0.5,1234000,2,done,fedpurin_recommended,digits,1,{tmp_path}/a,accuracy"
+    assert [row.rpartition("/")[2].partition(",")[0] for row in rows[1:]] == ["a", "b", "c"]
 
 
 def test_a_run_that_has_not_ended_shows_what_it_has_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,29 @@ def test_a_run_that_has_not_ended_shows_what_it_has_reached(tmp_path: Path, caps
     lines = "".join(json.dumps(line) + "\n" for line in rounds)
     (tmp_path / "a" / "metrics.jsonl").write_text(lines + '{"round": 3, "accu')
     assert main(["list", str(tmp_path), "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.75,3900,3,stopped,,digits,1,{tmp_path}/a"
+    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.75,3900,3,stopped,,digits,1,{tmp_path}/a,accuracy"
+
+
+def test_runs_judged_by_something_else_are_by_themselves_and_the_right_way_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", 0.5, seed=1)
+    for name, value, least in (("b", 9.5, 8.25), ("c", 2.5, 2.5)):
+        make_run(tmp_path / name, None, seed=1, trainer={"monitor": "mse", "monitor_mode": "min"})
+        done = {"test/mse/personalized": value, "best/test/mse/personalized": least}
+        (tmp_path / name / "summary.json").write_text(json.dumps({"status": "finished", **done}))
+    make_run(tmp_path / "d", None, seed=1, trainer={"monitor": "mse", "monitor_mode": "min"})
+    (tmp_path / "d" / "metrics.jsonl").write_text(
+        '{"round": 0, "test/mse/personalized": 3.5}\n{"round": 1, "test/mse/personalized": 4.5}\n'
+    )
+    assert main(["list", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(*line[:4], line[-1].rpartition("/")[2]) for line in lines] == [
+        ("0.5000", "0.5000", "1.23", "MB", "a"),
+        ("2.5", "mse", "2.5", "mse", "c"),
+        ("4.5", "mse", "3.5", "mse", "d"),
+        ("9.5", "mse", "8.25", "mse", "b"),
+    ]
 
 
 def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +82,7 @@ def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.Captu
 def test_a_name_that_would_be_a_formula_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "a", 0.5, seed=1, choices={"method": "=1+1"})
     assert main(["list", str(tmp_path), "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.5,1234000,2,done,'=1+1,digits,1,{tmp_path}/a"
+    assert capsys.readouterr().out.splitlines()[1] == f"0.5,0.5,1234000,2,done,'=1+1,digits,1,{tmp_path}/a,accuracy"
 
 
 def test_a_damaged_run_is_a_row_without_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +92,7 @@ def test_a_damaged_run_is_a_row_without_values(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "b" / "summary.json").write_text(json.dumps({"status": "finished", "total/bytes/down": 1, **damaged}))
     for column in ("accuracy", "best", "bytes", "method", "data", "seed"):
         assert main(["list", str(tmp_path), "--sort", column, "--csv"]) == 0
-        assert capsys.readouterr().out.splitlines()[2] == f",,,2,done,,,,{tmp_path}/b"
+        assert capsys.readouterr().out.splitlines()[2] == f",,,2,done,,,,{tmp_path}/b,accuracy"
     assert main(["list", str(tmp_path)]) == 0
     cells = ["–", "–", "–", "2", "done", "–", "–", "–", f"{tmp_path}/b"]
     assert capsys.readouterr().out.splitlines()[2].split() == cells

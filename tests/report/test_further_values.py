@@ -24,7 +24,7 @@ def test_errors_by_round_have_a_figure(tmp_path: Path) -> None:
     runs = [read_run(with_errors(tmp_path / name, Spec(name, rounds=3))) for name in ("local", "fedavg")]
     figure = measured_by_round(compare(runs))
     assert figure is not None
-    assert [panel.y.label for panel in figure.panels] == ["mse"]
+    assert [panel.y.label for panel in figure.panels] == ["Personalised mse"]
     assert [row[-3] for row in figure.numbers.rows[:3]] == [4.0, 2.0, 4.0 / 3]
     assert len(figure.numbers.rows) == 6
 

@@ -11,7 +11,7 @@ from fedpurin.cli.report import main, read_runs
 from fedpurin.config import ConfigError
 from fedpurin.report.comparison import compare
 from fedpurin.report.paired import bootstrap
-from fedpurin.report.parts.overview import accuracy_within, common_budget, comparison_table, measures
+from fedpurin.report.parts.overview import common_budget, comparison_table, measures, value_within
 from fedpurin.report.read import read_run
 from fedpurin.report.table import format_in, unit_of
 from tests.report.synthetic import Spec, write_run
@@ -53,11 +53,11 @@ def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
 def test_accuracy_at_a_number_of_bytes_is_that_of_the_last_round_paid_for(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", Spec("fedavg", rounds=4, clients=2)))
     accuracies = run.metrics["accuracy/personalized"]
-    assert accuracy_within(run, 16e6) == accuracies[1]  # 4 MB up and 4 MB down a client and round
-    assert accuracy_within(run, 23.9e6) == accuracies[1]
-    assert np.isnan(accuracy_within(run, 7.9e6))
+    assert value_within(run, 16e6) == accuracies[1]  # 4 MB up and 4 MB down a client and round
+    assert value_within(run, 23.9e6) == accuracies[1]
+    assert np.isnan(value_within(run, 7.9e6))
     alone = read_run(write_run(tmp_path / "alone", Spec("local", rounds=4, clients=2)))
-    assert accuracy_within(alone, 1.0) == alone.last("accuracy/personalized")
+    assert value_within(alone, 1.0) == alone.last("accuracy/personalized")
 
 
 def test_the_default_number_of_bytes_leaves_no_method_without_a_value(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Part 2: accuracy against rounds, against cumulative bytes, and the Pareto picture of both."""
+"""Part 2: the headline (accuracy) against rounds, against cumulative bytes, and the Pareto picture of both."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from fedpurin.metrics import measured_stems
 from fedpurin.report.comparison import Comparison, Curve, Group, Spread
 from fedpurin.report.figure import Axis, Figure, Level, Line, Mark, Panel, Points, Remark, Section
-from fedpurin.report.parts.overview import (
-    ACCURACY,
-    bytes_per_client_round,
-    final_accuracy,
-    label_columns,
-)
+from fedpurin.report.headline import Headline
+from fedpurin.report.parts.overview import bytes_per_client_round, final_value, headline_axis, label_columns
 from fedpurin.report.read import Array, Run
 from fedpurin.report.style import Style
 from fedpurin.report.table import Numbers
 
 MAX_PANELS = 6
 ROUND = Axis("Round", "count")
-ACCURACY_AXIS = Axis("Personalised accuracy", "share")
 SEED_BAND = "Lines are means over seeds, bands ± one sample standard deviation."
 
 
@@ -35,48 +31,48 @@ def section(comparison: Comparison) -> Section:
         items.append(Remark("No run counted any bytes, so there is nothing to set accuracy against."))
     return Section(
         "accuracy",
-        "Accuracy over rounds and bytes",
+        f"{comparison.judged_by.title} over rounds and bytes",
         "How fast each method learns, and what it pays on the wire for it." + _hidden(comparison),
         items,
     )
 
 
 def accuracy_by_round(comparison: Comparison) -> Figure:
-    """Personalised accuracy after each round, a panel for each setting."""
+    """The headline after each round, a panel for each setting."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for setting, groups in comparison.by_setting.items():
         marks = []
         for group in groups:
-            curve = group.curve(ACCURACY)
+            curve = group.curve(head.personalized)
             marks.append(_line(group, curve.rounds + 1, curve))
             rows += _rows(group, curve)
-        panels.append(Panel(ROUND, ACCURACY_AXIS, quiet_first(marks), setting))
+        panels.append(Panel(ROUND, headline_axis(head), quiet_first(marks), setting))
     return Figure(
-        "accuracy_by_round",
-        "Accuracy by round",
-        f"Mean personalised accuracy over the clients. {SEED_BAND}",
+        f"{head.key}_by_round",
+        f"{head.title} by round",
+        f"Mean personalised {head.name} over the clients{head.direction}. {SEED_BAND}",
         panels[:MAX_PANELS],
-        Numbers(("setting", "label", "round", "accuracy_mean", "accuracy_std", "seeds"), rows),
+        Numbers(("setting", "label", "round", f"{head.key}_mean", f"{head.key}_std", "seeds"), rows),
         columns=3,
     )
 
 
 def measured_by_round(comparison: Comparison) -> Figure | None:
-    """What runs measured of the clients' own models beside the accuracy, or in its place: errors of a regression."""
-    names = sorted(
-        {name for group in comparison.groups for run in group.runs for name in run.metrics if _is_other(name)}
-    )
+    """What runs measured of the clients' own models beside the headline."""
+    recorded = {name for group in comparison.groups for run in group.runs for name in run.metrics if run.has(name)}
+    others = [stem for stem in measured_stems(recorded) if stem != comparison.judged_by.stem]
     rows: list[list[Any]] = []
     panels = []
-    for name in names:
-        stem = name.removeprefix("test/").removesuffix("/personalized")
+    for other in map(Headline, others):
+        name = other.personalized
         for setting, groups in comparison.by_setting.items():
             curves = [(group, group.curve(name)) for group in groups if group.has(name)]
-            rows += [[stem, *row] for group, curve in curves for row in _rows(group, curve)]
+            rows += [[other.name, *row] for group, curve in curves for row in _rows(group, curve)]
             marks = [_line(group, curve.rounds + 1, curve) for group, curve in curves]
             if marks:
-                panels.append(Panel(ROUND, Axis(stem), quiet_first(marks), setting))
+                panels.append(Panel(ROUND, headline_axis(other), quiet_first(marks), setting))
     if not panels:
         return None
     return Figure(
@@ -89,79 +85,77 @@ def measured_by_round(comparison: Comparison) -> Figure | None:
     )
 
 
-def _is_other(name: str) -> bool:
-    return name.startswith("test/") and name.endswith("/personalized")
-
-
 def accuracy_by_bytes(comparison: Comparison) -> Figure:
-    """Personalised accuracy against all bytes so far, up and down, of a client."""
+    """The headline against all bytes so far, up and down, of a client."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for setting, groups in comparison.by_setting.items():
         marks: list[Mark] = []
         for group in groups:
-            curve, spent = group.curve(ACCURACY), _cumulative_bytes(group)
+            curve, spent = group.curve(head.personalized), _cumulative_bytes(group)
             at = np.isin(spent.rounds, curve.rounds)
             sent = spent.mean[at]
             rows += [
-                [*label_columns(group), int(number) + 1, value, accuracy]
-                for number, value, accuracy in zip(curve.rounds, sent, curve.mean, strict=False)
+                [*label_columns(group), int(number) + 1, so_far, value]
+                for number, so_far, value in zip(curve.rounds, sent, curve.mean, strict=False)
             ]
             if len(sent) and sent[-1] > 0:
                 marks.append(_line(group, np.where(sent > 0, sent, math.nan), curve))
             elif len(curve.mean):
-                marks.append(reference(group, group.spread(final_accuracy)))
+                marks.append(reference(group, group.spread(final_value)))
         axis = Axis("Bytes so far, a client", "bytes", log=_spans_decades(marks))
-        panels.append(Panel(axis, ACCURACY_AXIS, quiet_first(marks), setting))
+        panels.append(Panel(axis, headline_axis(head), quiet_first(marks), setting))
     return Figure(
-        "accuracy_by_bytes",
-        "Accuracy by bytes sent",
+        f"{head.key}_by_bytes",
+        f"{head.title} by bytes sent",
         "Bytes up and down, added up over the rounds and shared out over the clients. "
-        f"{SEED_BAND} Dashed level: a method that sends nothing, at its final accuracy.",
+        f"{SEED_BAND} Dashed level: a method that sends nothing, at its final value.",
         panels[:MAX_PANELS],
-        Numbers(("setting", "label", "round", "bytes_so_far_mean", "accuracy_mean"), rows),
+        Numbers(("setting", "label", "round", "bytes_so_far_mean", f"{head.key}_mean"), rows),
     )
 
 
 def pareto(comparison: Comparison) -> Figure:
-    """Final accuracy against bytes a client and round; the front joins what no other method beats in both."""
+    """The final headline against bytes a client and round; the front joins what no other method beats in both."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for setting, groups in comparison.by_setting.items():
         marks: list[Mark] = []
         points: list[tuple[float, float]] = []
         for group in groups:
-            accuracy, traffic = group.spread(final_accuracy), group.spread(both_ways)
-            rows.append([*label_columns(group), traffic.mean, traffic.std, accuracy.mean, accuracy.std, accuracy.count])
-            if not math.isfinite(accuracy.mean):
+            value, traffic = group.spread(final_value), group.spread(both_ways)
+            rows.append([*label_columns(group), traffic.mean, traffic.std, value.mean, value.std, value.count])
+            if not math.isfinite(value.mean):
                 continue
             if not traffic.mean > 0:
-                marks.append(reference(group, accuracy))
-                points.append((0.0, accuracy.mean))
+                marks.append(reference(group, value))
+                points.append((0.0, head.sign * value.mean))
                 continue
-            points.append((traffic.mean, accuracy.mean))
+            points.append((traffic.mean, head.sign * value.mean))
             marks.append(
                 Points(
-                    group.label, np.array([traffic.mean]), np.array([accuracy.mean]), group.style,
-                    x_error=np.array([traffic.std]), y_error=np.array([accuracy.std]),
+                    group.label, np.array([traffic.mean]), np.array([value.mean]), group.style,
+                    x_error=np.array([traffic.std]), y_error=np.array([value.std]),
                 )
             )  # fmt: skip
         # what sends nothing cannot be drawn on the axis, but whoever does no better for more is not on the front
         front = [point for point in pareto_front(points) if point[0] > 0]
         if len(front) > 1:
             x, y = np.array(front).T
-            marks.insert(0, Line("Pareto front", x, y, Style("muted", "dot", quiet=True)))
+            marks.insert(0, Line("Pareto front", x, head.sign * y, Style("muted", "dot", quiet=True)))
         axis = Axis("Bytes a client and round", "bytes", log=_spans_decades(marks))
-        panels.append(Panel(axis, ACCURACY_AXIS, quiet_first(marks), setting))
+        panels.append(Panel(axis, headline_axis(head), quiet_first(marks), setting))
     return Figure(
         "pareto",
-        "Accuracy for bytes",
-        "Final accuracy against bytes up and down a client and round; bars are ± one sample standard deviation over "
-        "seeds. Up and to the left is better; the thin line joins methods that no other beats in both, "
-        "training alone at no bytes included.",
+        f"{head.title} for bytes",
+        f"Final {head.name} against bytes up and down a client and round; bars are ± one sample standard deviation over "
+        f"seeds. {'Down' if head.mode == 'min' else 'Up'} and to the left is better; the thin line joins methods that "
+        "no other beats in both, training alone at no bytes included.",
         panels[:MAX_PANELS],
         Numbers(
-            ("setting", "label", "bytes_mean", "bytes_std", "accuracy_mean", "accuracy_std", "seeds"),
+            ("setting", "label", "bytes_mean", "bytes_std", f"{head.key}_mean", f"{head.key}_std", "seeds"),
             rows,
         ),
     )

@@ -1,4 +1,4 @@
-"""Part 4: how accuracy spreads over clients, who holds which classes, who gains and who loses against `local`."""
+"""Part 4: how the headline spreads over clients, who holds which classes, who gains and who loses against `local`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group
 from fedpurin.report.figure import Axis, Box, Figure, Grid, Level, Line, Mark, Panel, Points, Remark, Section, positions
+from fedpurin.report.headline import Headline
 from fedpurin.report.paired import by_client
-from fedpurin.report.parts.accuracy import ACCURACY_AXIS, MAX_PANELS, quiet_first
-from fedpurin.report.parts.overview import ACCURACY, label_columns
+from fedpurin.report.parts.accuracy import MAX_PANELS, quiet_first
+from fedpurin.report.parts.overview import headline_axis, label_columns
 from fedpurin.report.read import Partition
 from fedpurin.report.style import REFERENCE, Style
-from fedpurin.report.table import Cell, Numbers, Table, format_share
+from fedpurin.report.table import Cell, Numbers, Table
 
 MAX_BUBBLE_CLIENTS = 40
 MAX_BOX_POINTS = 400
@@ -35,28 +36,30 @@ def section(comparison: Comparison) -> Section:
 
 
 def distributions(comparison: Comparison) -> list[Figure]:
-    """One box a group: every client's final accuracy, seeds together."""
+    """One box a group: every client's final value, seeds together."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for setting, groups in comparison.by_setting.items():
         shown = [group for group in groups if group.drawn]
         for group in groups:
             for run in group.runs:
-                values = run.final.get(ACCURACY, ())
+                values = run.final.get(head.personalized, ())
                 rows += [
                     [*label_columns(group), run.seed, int(client_id), value]
                     for client_id, value in zip(run.client_ids, values, strict=False)
                 ]
         boxes = [_box(position, group) for position, group in enumerate(shown)]
         names = Axis("", categories=tuple(group.label for group in shown))
-        panels.append(Panel(ACCURACY_AXIS, names, boxes, setting, rows=max(0.6, 0.16 + 0.12 * len(shown))))
+        panels.append(Panel(headline_axis(head), names, boxes, setting, rows=max(0.6, 0.16 + 0.12 * len(shown))))
     return [
         Figure(
-            "client_accuracy",
-            "Accuracy of every client",
-            "Final personalised accuracy, a point a client and seed. Boxes span the quartiles, bars are medians.",
+            f"client_{head.key}",
+            f"{head.title} of every client",
+            f"Final personalised {head.name}{head.direction}, a point a client and seed. Boxes span the quartiles, bars are "
+            "medians.",
             panels[:MAX_PANELS],
-            Numbers(("setting", "label", "seed", "client", "accuracy"), rows),
+            Numbers(("setting", "label", "seed", "client", head.key), rows),
             legend=False,
             columns=2,
         )
@@ -95,7 +98,8 @@ def class_counts(comparison: Comparison) -> list[Figure | Remark]:
 
 
 def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
-    """Each client's accuracy minus its own when trained alone: same seed, same data, same initial weights."""
+    """How much better each client is than when trained alone: same seed, same data, same initial weights."""
+    head = comparison.judged_by
     curves: list[list[Any]] = []
     panels, blocks, summary = [], [], []
     for setting, groups in comparison.by_setting.items():
@@ -114,14 +118,14 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
             figures = [gain.mean(), gain.min(), float(np.median(gain)), gain.max()]
             summary.append([*label_columns(group), won, lost, len(gain) - won - lost, *figures])
             counts = [Cell(str(count)) for count in (won, lost, len(gain) - won - lost)]
-            cells.append([Cell(group.label), *counts, *(Cell(_signed(value)) for value in figures)])
+            cells.append([Cell(group.label), *counts, *(Cell(_signed(value, head)) for value in figures)])
             marks.append(_gain_line(group, paired))
         if cells:
             blocks.append((setting, cells))
             share = Axis("Clients, from most lost to most gained", "share")
-            panels.append(
-                Panel(share, Axis("Gain over local (percentage points)", "points"), quiet_first(marks), setting)
-            )
+            gained = "percentage points" if head.is_accuracy else f"{head.name}{' less' if head.mode == 'min' else ''}"
+            y = Axis(f"Gain over local ({gained})", "points" if head.is_accuracy else "number")
+            panels.append(Panel(share, y, quiet_first(marks), setting))
     if not panels:
         return [Remark("Who gained and who lost needs runs of method=local with the same seeds and setting.")]
     header = ("Method", "Gained", "Lost", "Same", "Mean", "Worst", "Median", "Best")
@@ -129,7 +133,7 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
         Figure(
             "gains",
             "Who gained and who lost against training alone",
-            "Each client's final accuracy minus its own under local, same seed, sorted within each method. "
+            f"{_minus(head)}, same seed, sorted within each method. "
             "Where a line crosses zero, that share of the clients would have done better alone.",
             panels[:MAX_PANELS],
             Numbers(("setting", "label", "seed", "client", "gain"), curves),
@@ -137,11 +141,15 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
         Table(
             "gains_summary",
             "Clients that gained and lost against training alone",
-            "Clients by sign of final accuracy minus accuracy under local, seeds together.",
+            f"{_minus(head)}: clients by its sign, seeds together.",
             header,
             blocks,
             Numbers(("setting", "label", "gained", "lost", "same", "mean", "worst", "median", "best"), summary),
-            header_groups=(("", 1), ("Clients", 3), ("Gain (percentage points)", 4)),
+            header_groups=(
+                ("", 1),
+                ("Clients", 3),
+                (f"Gain ({'percentage points' if head.is_accuracy else head.name})", 4),
+            ),
         ),
     ]
 
@@ -150,7 +158,7 @@ def _box(position: int, group: Group) -> Box:
     pairs = [
         (float(value), f"client {int(client_id)}, seed {run.seed}")
         for run in group.runs
-        for client_id, value in zip(run.client_ids, run.final.get(ACCURACY, ()), strict=False)
+        for client_id, value in zip(run.client_ids, run.final.get(run.judged_by.personalized, ()), strict=False)
     ]
     step = math.ceil(len(pairs) / MAX_BOX_POINTS) if pairs else 1
     pairs = sorted(pairs)[::step]  # a sorted thinning keeps the quartiles
@@ -184,7 +192,7 @@ def _paired_gains(group: Group, local: Group) -> list[tuple[int, int, float]]:
     """(seed, client, gain) of the seeds that both have."""
     alone = {run.seed: by_client(run) for run in local.runs}
     return [
-        (run.seed, client, value - alone[run.seed][client])
+        (run.seed, client, run.judged_by.sign * (value - alone[run.seed][client]))
         for run in group.runs
         for client, value in by_client(run).items()
         if client in alone.get(run.seed, {})
@@ -195,9 +203,16 @@ def _gain_line(group: Group, paired: Sequence[tuple[int, int, float]]) -> Line:
     ordered = sorted(paired, key=lambda item: item[2])
     share = (positions(len(ordered)) + 0.5) / len(ordered)
     notes = [f"client {client}, seed {seed}" for seed, client, _ in ordered]
-    return Line(group.label, share, 100 * np.array([gain for *_, gain in ordered]), group.style, notes=notes)
+    scale = 100 if group.runs[0].judged_by.is_accuracy else 1
+    return Line(group.label, share, scale * np.array([gain for *_, gain in ordered]), group.style, notes=notes)
 
 
-def _signed(value: float) -> str:
-    text = format_share(abs(value), 1)
-    return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
+def _minus(head: Headline) -> str:
+    if head.mode == "min":
+        return f"Each client's final {head.name} under local minus its own"
+    return f"Each client's final {head.name} minus its own under local"
+
+
+def _signed(value: float, head: Headline) -> str:
+    text = head.write(abs(value), 1)
+    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"

@@ -11,8 +11,8 @@ import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group
 from fedpurin.report.figure import Axis, Bars, Figure, Kind, Line, Mark, Panel, Remark, Section
-from fedpurin.report.parts.accuracy import ACCURACY_AXIS, MAX_PANELS, ROUND, quiet_first
-from fedpurin.report.parts.overview import ACCURACY, label_columns, participations
+from fedpurin.report.parts.accuracy import MAX_PANELS, ROUND, quiet_first
+from fedpurin.report.parts.overview import headline_axis, label_columns, participations
 from fedpurin.report.read import Array, Run
 from fedpurin.report.style import categorical
 from fedpurin.report.table import Numbers
@@ -83,7 +83,8 @@ def ledger(comparison: Comparison) -> list[Figure]:
 
 
 def simulated_time(comparison: Comparison) -> list[Figure]:
-    """Accuracy against simulated seconds on the wire."""
+    """The headline against simulated seconds on the wire."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for setting, groups in comparison.by_setting.items():
@@ -92,26 +93,25 @@ def simulated_time(comparison: Comparison) -> list[Figure]:
             name = next((name for name in TIME if group.has(name)), None)
             if name is None:
                 continue
-            curve, spent = group.curve(ACCURACY), group.curve(name, _add_up)
+            curve, spent = group.curve(head.personalized), group.curve(name, _add_up)
             at = spent.mean[np.isin(spent.rounds, curve.rounds)]
             marks.append(Line(group.label, at, curve.mean, group.style, curve.low, curve.high))
             rows += [
-                [*label_columns(group), int(number) + 1, seconds, accuracy]
-                for number, seconds, accuracy in zip(curve.rounds, at, curve.mean, strict=False)
+                [*label_columns(group), int(number) + 1, seconds, value]
+                for number, seconds, value in zip(curve.rounds, at, curve.mean, strict=False)
             ]
         if marks:
-            panels.append(
-                Panel(Axis("Simulated time on the wire", "seconds"), ACCURACY_AXIS, quiet_first(marks), setting)
-            )
+            x = Axis("Simulated time on the wire", "seconds")
+            panels.append(Panel(x, headline_axis(head), quiet_first(marks), setting))
     if not panels:
         return []
     return [
         Figure(
-            "accuracy_by_time",
-            "Accuracy by simulated time",
+            f"{head.key}_by_time",
+            f"{head.title} by simulated time",
             "Time on the wire under the link model, added up over rounds; a round waits for its slowest client.",
             panels[:MAX_PANELS],
-            Numbers(("setting", "label", "round", "simulated_seconds", "accuracy_mean"), rows),
+            Numbers(("setting", "label", "round", "simulated_seconds", f"{head.key}_mean"), rows),
         )
     ]
 

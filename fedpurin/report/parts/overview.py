@@ -10,23 +10,27 @@ from itertools import groupby
 import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group, Spread
-from fedpurin.report.figure import Section
+from fedpurin.report.figure import Axis, Section
+from fedpurin.report.headline import Headline
 from fedpurin.report.paired import Interval, difference
 from fedpurin.report.read import Array, Run
-from fedpurin.report.table import Cell, Numbers, Table, format_bytes, format_in, format_spread, unit_of
-
-ACCURACY = "accuracy/personalized"
+from fedpurin.report.table import Cell, Numbers, Table, format_bytes, format_in, format_share, unit_of
 
 
-def final_accuracy(run: Run) -> float:
-    """Mean over clients after the last evaluated round."""
-    return run.last(ACCURACY)
+def headline_axis(judged_by: Headline) -> Axis:
+    return Axis(f"Personalised {judged_by.name}", judged_by.kind)
 
 
-def best_accuracy(run: Run) -> float:
+def final_value(run: Run) -> float:
+    """Mean of the headline over clients after the last evaluated round."""
+    return run.last(run.judged_by.personalized)
+
+
+def best_value(run: Run) -> float:
     """The best round's mean over clients, chosen on the test data it is measured on: an upper end."""
-    values = run.metrics.get(ACCURACY, np.full(1, math.nan))
-    return float(np.nanmax(values)) if np.isfinite(values).any() else math.nan
+    values = run.headline[np.isfinite(run.headline)]
+    best = np.min if run.judged_by.mode == "min" else np.max
+    return float(best(values)) if len(values) else math.nan
 
 
 def bytes_per_client_round(run: Run, direction: str) -> float:
@@ -46,14 +50,14 @@ def reduction(run: Run) -> float:
     return 1 - sent / dense if dense > 0 and sent > 0 else math.nan
 
 
-def sparse_accuracy(run: Run) -> float:
+def sparse_value(run: Run) -> float:
     """The sparse model that was sent, after the last evaluated round: what the paper of FedPURIN reports."""
-    return run.last("accuracy/sparse")
+    return run.last(run.judged_by.sparse)
 
 
-def accuracy_within(run: Run, budget: float) -> float:
-    """Accuracy of the last round that a client could pay for with `budget` bytes, up and down together."""
-    values = run.metrics.get(ACCURACY, np.full(len(run.rounds), math.nan))
+def value_within(run: Run, budget: float) -> float:
+    """The headline of the last round that a client could pay for with `budget` bytes, up and down together."""
+    values = run.headline
     affordable = np.isfinite(values) & (bytes_so_far(run) <= budget)
     return float(values[affordable][-1]) if affordable.any() else math.nan
 
@@ -65,7 +69,7 @@ def bytes_so_far(run: Run) -> Array:
     return np.cumsum(both) / max(len(run.client_ids), 1)
 
 
-PERSONALISED, TRAFFIC = "Personalised accuracy (%)", "Bytes a client and round"
+TRAFFIC = "Bytes a client and round"
 
 
 @dataclass(frozen=True)
@@ -79,20 +83,23 @@ class Measure:
     digits: int = 2
     """Of a share in percent."""
     is_bytes: bool = False
-    is_accuracy: bool = False
-    """Written with ± over seeds."""
+    judged_by: Headline | None = None
+    """The headline that it is a value of: written with ± over seeds."""
 
     def write(self, spread: Spread, unit: tuple[str, float]) -> str:
         if self.is_bytes:
             return format_in(spread.mean, unit[1])
-        return format_spread(spread.mean, spread.std if self.is_accuracy else math.nan, self.digits)
+        if self.judged_by is not None:
+            return self.judged_by.write_spread(spread.mean, spread.std, self.digits)
+        return format_share(spread.mean, self.digits)
 
 
 def section(comparison: Comparison) -> Section:
+    head = comparison.judged_by
     return Section(
         "table",
-        "Accuracy and traffic",
-        "Personalised accuracy (each client on its own test data, mean over clients) and encoded bytes a client and "
+        f"{head.title} and traffic",
+        f"Personalised {head.name} (each client on its own test data, mean over clients) and encoded bytes a client and "
         "round. Mean ± sample standard deviation over seeds.",
         [comparison_table(comparison)],
     )
@@ -101,15 +108,16 @@ def section(comparison: Comparison) -> Section:
 def measures(comparison: Comparison) -> list[Measure]:
     """The columns that these runs can fill."""
     budget = comparison.at_bytes or common_budget(comparison)
-    chosen = [Measure("accuracy_final", "Final", final_accuracy, PERSONALISED, is_accuracy=True)]
+    head = comparison.judged_by
+    over = f"Personalised {head.name}{head.unit}{head.direction}"
+    chosen = [Measure("final", "Final", final_value, over)]
     if budget > 0:
-        within = Measure("accuracy_at_bytes", f"At {format_bytes(budget)}", lambda run: accuracy_within(run, budget))
-        chosen.append(replace(within, group=PERSONALISED, is_accuracy=True))
-    chosen.append(Measure("accuracy_best", "Best round", best_accuracy, PERSONALISED, is_accuracy=True))
-    if any(group.has("accuracy/sparse") for group in comparison.groups):
-        chosen.append(Measure("accuracy_sparse", "Sparse (%)", sparse_accuracy, is_accuracy=True))
+        chosen.append(Measure("at_bytes", f"At {format_bytes(budget)}", lambda run: value_within(run, budget), over))
+    chosen.append(Measure("best", "Best round", best_value, over))
+    if any(group.has(head.sparse) for group in comparison.groups):
+        chosen.append(Measure("sparse", f"Sparse{head.unit}", sparse_value))
     return [
-        *chosen,
+        *(replace(measure, name=f"{head.key}_{measure.name}", judged_by=head) for measure in chosen),
         Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), TRAFFIC, is_bytes=True),
         Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), TRAFFIC, is_bytes=True),
         Measure("reduction", "Reduction (%)", reduction, TRAFFIC, digits=1),
@@ -117,7 +125,8 @@ def measures(comparison: Comparison) -> list[Measure]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row a group, settings as blocks, the best final accuracy of each in bold."""
+    """One row a group, settings as blocks, the best final value of each in bold."""
+    head = comparison.judged_by
     columns = measures(comparison)
     every = {group: {measure.name: group.spread(measure.of) for measure in columns} for group in comparison.groups}
     units = {
@@ -126,14 +135,14 @@ def comparison_table(comparison: Comparison) -> Table:
     }
     blocks, rows = [], []
     for setting, groups in comparison.by_setting.items():
-        behind = _behind(groups)
+        behind = _behind(groups, head)
         cells = []
         for group in groups:
             spread = every[group]
             written = [measure.write(spread[measure.name], units[measure.name]) for measure in columns]
             line = [Cell(text) for text in written]
             line[0] = Cell(written[0], len(groups) > 1 and written[0] != "–" and _is_best(behind[group]))
-            line.insert(1, Cell(_interval(behind[group])))
+            line.insert(1, Cell(_interval(behind[group], head)))
             cells.append([Cell(group.label + ("" if group.is_complete else " †")), Cell(str(len(group.runs))), *line])
             figures = [value for measure in columns for value in (spread[measure.name].mean, spread[measure.name].std)]
             against = behind[group] or Interval(math.nan, math.nan, math.nan, 0)
@@ -144,15 +153,15 @@ def comparison_table(comparison: Comparison) -> Table:
     against_best = ("to_best_mean", "to_best_low", "to_best_high")
     stopped = any(not group.is_complete for group in comparison.groups)
     caption = (
-        "Bold is the highest final mean and every one whose difference to it (To the best: percentage points, paired, "
-        "95 % bootstrap interval over seeds and clients) is not told from zero; no other column is judged. Up and down "
-        "are as encoded; the reduction is against dense exchange of the same parameters. At a number of bytes: the "
-        "last round that a client could pay for, up and down. Best round: picked on the test data, read it as an upper "
-        "end. Sparse is the final model as sent, which FedPURIN's paper reports."
-        + (" † stopped before its last round." if stopped else "")
+        f"Bold is the {head.highest} final mean and every one whose difference to it (To the best: "
+        f"{'percentage points, ' if head.is_accuracy else ''}paired, 95 % bootstrap interval over seeds and clients) is "
+        "not told from zero; no other column is judged. Up and down are as encoded; the reduction is against dense "
+        "exchange of the same parameters. At a number of bytes: the last round that a client could pay for, up and "
+        "down. Best round: picked on the test data, read it as an upper end. Sparse is the final model as sent, which "
+        "FedPURIN's paper reports." + (" † stopped before its last round." if stopped else "")
     )
     titles = [measure.title + (f" ({units[measure.name][0]})" if measure.is_bytes else "") for measure in columns]
-    header = ("Method", "Seeds", titles[0], "To the best (pp)", *titles[1:])
+    header = ("Method", "Seeds", titles[0], f"To the best{' (pp)' if head.is_accuracy else ''}", *titles[1:])
     over = ["", "", columns[0].group, columns[0].group, *(measure.group for measure in columns[1:])]
     numbers = Numbers(("setting", "method", "label", "seeds", "complete", *figures_of, *against_best), rows)
     return Table(
@@ -188,13 +197,13 @@ def _spent(run: Run) -> float:
 
 def _tenth(run: Run) -> float:
     """Bytes of a client up to a tenth of the evaluated rounds, at least one."""
-    evaluated = np.flatnonzero(np.isfinite(run.metrics.get(ACCURACY, np.empty(0))))
+    evaluated = np.flatnonzero(np.isfinite(run.headline))
     return float(bytes_so_far(run)[evaluated[math.ceil(len(evaluated) / 10) - 1]]) if len(evaluated) else 0.0
 
 
-def _behind(groups: Sequence[Group]) -> dict[Group, Interval | None]:
-    """Each group's paired difference to the one with the highest final accuracy; None for that one itself."""
-    means = {group: group.spread(final_accuracy).mean for group in groups}
+def _behind(groups: Sequence[Group], head: Headline) -> dict[Group, Interval | None]:
+    """Each group's paired difference to the one with the best final value; None for that one itself."""
+    means = {group: head.sign * group.spread(final_value).mean for group in groups}
     known = [group for group in groups if math.isfinite(means[group])]
     nothing = Interval(math.nan, math.nan, math.nan, 0)
     if len(known) < 2:
@@ -207,12 +216,12 @@ def _is_best(behind: Interval | None) -> bool:
     return behind is None or (behind.pairs > 0 and not behind.excludes_zero)
 
 
-def _interval(behind: Interval | None) -> str:
+def _interval(behind: Interval | None, head: Headline) -> str:
     if behind is None:
         return "best"
     if not behind.pairs:
         return "–"
-    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (behind.mean, behind.low, behind.high))
+    mean, low, high = map(head.write_difference, (behind.mean, behind.low, behind.high))
     return f"{mean} [{low}, {high}]"
 
 

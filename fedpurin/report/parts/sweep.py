@@ -1,4 +1,4 @@
-"""Part 3: accuracy, density and bytes against a swept option (τ by default), and accuracy against the latter two."""
+"""Part 3: the headline, density and bytes against a swept option (τ by default), and the headline against these two."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fedpurin.report.comparison import (
     short_name,
 )
 from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark, Section
-from fedpurin.report.parts.accuracy import ACCURACY_AXIS, both_ways, quiet_first, reference
-from fedpurin.report.parts.overview import final_accuracy
+from fedpurin.report.parts.accuracy import both_ways, quiet_first, reference
+from fedpurin.report.parts.overview import final_value, headline_axis
 from fedpurin.report.read import Run
 from fedpurin.report.style import LOCAL, Style, categorical
 from fedpurin.report.table import Numbers
@@ -36,11 +36,11 @@ def mean_density(run: Run) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
-MEASURES: tuple[tuple[str, str, Kind, Callable[[Run], float]], ...] = (
-    ("accuracy", "Personalised accuracy", "share", final_accuracy),
+COSTS: tuple[tuple[str, str, Kind, Callable[[Run], float]], ...] = (
     ("density", "Mask density", "share", mean_density),
     ("bytes", "Bytes a client and round", "bytes", both_ways),
 )
+NUM_MEASURES = 1 + len(COSTS)
 
 
 def section(comparison: Comparison) -> Section:
@@ -63,7 +63,9 @@ def section(comparison: Comparison) -> Section:
 
 
 def by_option(comparison: Comparison, x: str) -> Figure:
-    """Accuracy, density and bytes as x grows; what does not have the option is a level."""
+    """The headline, density and bytes as x grows; what does not have the option is a level."""
+    head = comparison.judged_by
+    measures = ((head.key, headline_axis(head).label, head.kind, final_value), *COSTS)
     values = comparison.values(x)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     rows: list[list[Any]] = []
@@ -71,7 +73,7 @@ def by_option(comparison: Comparison, x: str) -> Figure:
     for title, members in _settings_beside(comparison, x).items():
         series, without = _series(comparison, x, members)
         styles = _styles(comparison, series)
-        for name, measured, kind, measure in MEASURES:
+        for name, measured, kind, measure in measures:
             marks: list[Mark] = []
             for label, groups in series.items():
                 spreads = [group.spread(measure) for group in groups]
@@ -86,31 +88,32 @@ def by_option(comparison: Comparison, x: str) -> Figure:
             for group in without:
                 spread = group.spread(measure)
                 rows.append([title, name, group.label, None, spread.mean, spread.std, spread.count])
-                if math.isfinite(spread.mean) and (name == "accuracy" or spread.mean > 0):
+                if math.isfinite(spread.mean) and (name == head.key or spread.mean > 0):
                     marks.append(reference(group, spread))
             if any(isinstance(mark, Line) for mark in marks):
                 panels.append(Panel(_x_axis(x, values, numeric), Axis(measured, kind), quiet_first(marks), title))
     return Figure(
         "by_option",
-        f"Accuracy, density and bytes against {short_name(x)}",
+        f"{head.title}, density and bytes against {short_name(x)}",
         f"x is {x}. Bands are ± one sample standard deviation over seeds; levels are methods without this option.",
-        panels[: MAX_SETTINGS * len(MEASURES)],
+        panels[: MAX_SETTINGS * NUM_MEASURES],
         Numbers(("setting", "figure", "label", x, "mean", "std", "seeds"), rows),
     )
 
 
 def trade_off(comparison: Comparison, x: str) -> list[Figure]:
-    """Accuracy against density and against bytes, points joined in the order of x."""
+    """The headline against density and against bytes, points joined in the order of x."""
+    head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
     for title, members in _settings_beside(comparison, x).items():
         series, without = _series(comparison, x, members)
         styles = _styles(comparison, series)
-        for name, measured, kind, measure in MEASURES[1:]:
+        for name, measured, kind, measure in COSTS:
             marks: list[Mark] = []
             for label, groups in series.items():
                 cost = [group.spread(measure) for group in groups]
-                gain = [group.spread(final_accuracy) for group in groups]
+                gain = [group.spread(final_value) for group in groups]
                 notes = [html.escape(describe_option(x, _value(group, x))) for group in groups]
                 rows += [
                     [title, name, label, note, c.mean, g.mean] for note, c, g in zip(notes, cost, gain, strict=True)
@@ -120,19 +123,19 @@ def trade_off(comparison: Comparison, x: str) -> list[Figure]:
             marks += [
                 reference(group, spread)
                 for group in without
-                if math.isfinite((spread := group.spread(final_accuracy)).mean) and marks
+                if math.isfinite((spread := group.spread(final_value)).mean) and marks
             ]
             if marks:
-                panels.append(Panel(Axis(measured, kind), ACCURACY_AXIS, quiet_first(marks), title))
+                panels.append(Panel(Axis(measured, kind), headline_axis(head), quiet_first(marks), title))
     if not panels:
         return []
     return [
         Figure(
             "trade_off",
             "What sparsity costs",
-            f"Final accuracy against mask density and against bytes, joined in the order of {x}.",
-            panels[: MAX_SETTINGS * (len(MEASURES) - 1)],
-            Numbers(("setting", "figure", "label", x, "cost_mean", "accuracy_mean"), rows),
+            f"Final {head.name} against mask density and against bytes, joined in the order of {x}.",
+            panels[: MAX_SETTINGS * len(COSTS)],
+            Numbers(("setting", "figure", "label", x, "cost_mean", f"{head.key}_mean"), rows),
         )
     ]
 
