@@ -3,8 +3,8 @@
     python -m benchmarks.report [--runs 100] [--rounds 200] [--clients 20]
 
 Makes synthetic run folders (six methods, FedPURIN over τ and β, three seeds) in a temporary folder, runs the report on
-them in a process of its own, and prints its seconds (by the clock and the processor's), peak resident memory, the size of the page and what of
-it is plotly.js (gzipped, in base64), with plotly.js' own size.
+them in a process of its own, and prints its seconds (by the clock and the processor's), peak resident memory, the size of
+the page and what of it is plotly.js (gzipped, in base64), with plotly.js' own size.
 """
 
 from __future__ import annotations
