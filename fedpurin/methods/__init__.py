@@ -17,6 +17,7 @@ from fedpurin.methods.fedpm import FedPM
 from fedpurin.methods.fedproto import FedProto
 from fedpurin.methods.fedprox import FedProx
 from fedpurin.methods.fedpurin import FedPURIN
+from fedpurin.methods.fedpurin_feedback import FedPURINFeedback
 from fedpurin.methods.fedrep import FedRep
 from fedpurin.methods.fedrod import FedRoD
 from fedpurin.methods.fedselect import FedSelect
@@ -47,6 +48,7 @@ __all__ = [
     "FedPAQ",
     "FedPM",
     "FedPURIN",
+    "FedPURINFeedback",
     "FedPer",
     "FedProto",
     "FedProx",

@@ -16,13 +16,15 @@ from fedpurin.config import Config
 from fedpurin.metrics import VARIANTS
 from fedpurin.science import read_only_if
 
-MASK_METHODS = ("fedpurin", "fedpurin_recommended", "fedcac")
-"""The choices of `method` that exchange by masks: only they solve a program over scores, and have a horizon."""
+SENDS_MASKS = ("fedpurin", "fedpurin_recommended", "fedcac")
+"""The choices of `method` that exchange by masks: only they have two ways to send, and a horizon."""
+MASK_METHODS = (*SENDS_MASKS, "fedpurin_feedback")
+"""The choices that solve a program over scores."""
 HEAD_METHODS = ("fedbabu", "fedpac", "fedper", "fedproto", "fedrep", "fedrod")
 """The choices that treat the head otherwise than the body."""
 NORM_METHODS = (
-    "dispfl", "fedbn", "fedcac", "fedpm", "fedpurin", "fedpurin_recommended", "fedselect", "fedspa", "lotteryfl",
-    "sparsyfed", "sub_fedavg",
+    "dispfl", "fedbn", "fedcac", "fedpm", "fedpurin", "fedpurin_feedback", "fedpurin_recommended", "fedselect",
+    "fedspa", "lotteryfl", "sparsyfed", "sub_fedavg",
 )  # fmt: skip
 """The choices that treat norms otherwise than other tensors."""
 COMPARED = {
@@ -113,9 +115,9 @@ def _unread_by_method(option: str, method: str) -> str:
         return f"treats the head like every other layer ({', '.join(HEAD_METHODS)} do not)"
     if option == "roles.norm" and method not in NORM_METHODS:
         return f"treats norms like every other layer ({', '.join(NORM_METHODS)} do not)"
-    if option == "exchange.mode" and method not in MASK_METHODS:
-        return f"sends no masks, so there is one way to send ({', '.join(MASK_METHODS)} have two)"
-    if option == "horizon" and method not in MASK_METHODS:
+    if option == "exchange.mode" and method not in SENDS_MASKS:
+        return f"sends no masks, so there is one way to send ({', '.join(SENDS_MASKS)} have two)"
+    if option == "horizon" and method not in SENDS_MASKS:
         return "has no collaboration horizon"
     if option in COMPARED and method not in COMPARED[option]:
         return f"does not read it ({' and '.join(COMPARED[option])} does)"

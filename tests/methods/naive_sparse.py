@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedpurin.seeding import numpy_generator, torch_generator
+from tests.integration.naive import layerwise, scores
 from tests.methods.naive import Named, Peer, fit, local, parameters, samples
 
 
@@ -313,3 +314,39 @@ def fedspa(peers: list[Peer], round_number: int, density: float = 0.5, anneal: f
             update[n] = update[n] + (after[n] - start[n]) / len(peers)
         move_mask(peer, round_number, anneal, rounds)
     peers[0].server = {n: server[n] + update[n] for n in server}
+
+
+def fedpurin_feedback(peers: list[Peer], round_number: int, density: float = 0.2, limit: float = 0.9) -> None:
+    """The server's model lies with the first peer, in one vector with all that is there before the round's first answer."""
+    vectors = {peer.id: flat(peer.net) for peer in peers}
+    own = torch.cat(
+        [torch.full((p.numel(),), name.startswith("net.1")) for name, p in parameters(peers[0].net).items()]
+    )
+    count = int(density * int((~own).sum()))
+    server = peers[0].kept.get("server", vectors[peers[0].id])
+    for peer in peers:
+        start = vectors[peer.id]
+        known = peer.kept.get("known", start)
+        lack = (server - known) * ~own
+        peer.kept["known"] = known = known + sparsify(lack, count)
+        counts = [int((peer.y == label).sum()) for label in range(3)]
+        entropy = -sum(n / len(peer.y) * math.log(n / len(peer.y)) for n in counts if n)
+        keeps = peer.kept.get("critical", own) if math.exp(entropy) / 3 <= limit else own
+        vectors[peer.id] = torch.where(keeps, start, known)
+        assign_flat(peer.net, vectors[peer.id])
+    mean = torch.zeros_like(server)
+    for peer in peers:
+        before = parameters(peer.net)
+        fit(peer, round_number)
+        after = parameters(peer.net)
+        shared = {name: p for name, p in after.items() if not name.startswith("net.1")}
+        c = scores(shared, {n: p - before[n] for n, p in shared.items()}, order="first", source="update", cutoff=1e-10)
+        mask = layerwise(c, 0.5)
+        peer.kept["critical"] = torch.cat(
+            [torch.tensor(mask[n]) if n in mask else torch.ones(p.numel(), dtype=torch.bool) for n, p in after.items()]
+        )
+        change = (flat(peer.net) - vectors[peer.id] + peer.kept.get("unsent_all", torch.zeros_like(mean))) * ~own
+        sent = sparsify(change, count)
+        peer.kept["unsent_all"] = change - sent
+        mean = mean + len(peer.x) / sum(samples(peers)) * sent
+    peers[0].kept["server"] = server + mean

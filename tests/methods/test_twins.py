@@ -47,6 +47,7 @@ TWINS: dict[str, Step] = {
     "pfedme": naive_more.pfedme,
     "stc": naive_sparse.stc,
     "fedpaq": naive_sparse.fedpaq,
+    "fedpurin_feedback": naive_sparse.fedpurin_feedback,
 }
 
 # Where the defaults differ too little from FedAvg to test a formula, or the horizon is too far.
@@ -56,6 +57,7 @@ OPTIONS = {
     "lotteryfl": ["method.rate=0.2", "method.accuracy=0"], "fedselect": ["method.rate=0.2"],
     "fedcac": ["method.beta=3"], "fedprox": ["method.mu=1"], "pfedsd": ["method.temperature=3"],
     "dispfl": ["method.neighbours=2"], "sparsyfed": ["method.density=0.5"], "topk": ["method.density=0.2"],
+    "fedpurin_feedback": ["method.density=0.2", "method.download=0.2", "method.personal=0.9"],
     "stc": ["method.density=0.2"], "fedpaq": ["method.bits=4"],
 }  # fmt: skip
 

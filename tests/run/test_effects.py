@@ -37,6 +37,14 @@ def test_the_methods_with_masks_are_those_whose_class_needs_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
+        (
+            ["method=fedpurin_feedback", "horizon=3"],
+            "horizon has no effect: method=fedpurin_feedback has no collaboration",
+        ),
+        (
+            ["method=fedpurin_feedback", "exchange=direct"],
+            "exchange has no effect: method=fedpurin_feedback sends no masks",
+        ),
         (["method=local", "program=budget"], "program has no effect: method=local exchanges no masks"),
         (["method=fedavg", "scores.order=first"], "scores.order has no effect: method=fedavg exchanges no masks"),
         (["method=local", "exchange.value_dtype=float16"], "exchange.value_dtype has no effect: method=local sends"),
