@@ -184,8 +184,8 @@ def _pandas(attribute: str) -> Any:
         import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise ConfigError(
-            f"RunResult.{attribute} needs the package pandas (pip install pandas); without it: RunResult.history, and "
-            "clients.csv in RunResult.run_dir"
+            f"RunResult.{attribute} needs the package pandas: pip install 'fedpurin[pandas]'; without it: RunResult.history, "
+            "and clients.csv in RunResult.run_dir"
         ) from None
     return pandas
 

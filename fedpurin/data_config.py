@@ -36,7 +36,7 @@ class DataConfig:
     """Which images, where they are, and what happens to them on the device."""
 
     name: str
-    root: Annotated[str | None, Changes.NOTHING, _if_data(*_FETCHED, "image_folder", "arrays", "table")] = None
+    root: Annotated[str | None, Changes.NOTHING, _if_data(*_FETCHED, "image_folder", "arrays", "leaf", "table")] = None
     """Folder that holds the data set; None searches the usual places and, with `download`, makes `data/`."""
     label: Annotated[str, _if_data(*_COLUMNS, "own-data")] = "label"
     """Column of the class or target (table, huggingface); its key in samples that are mappings."""
@@ -44,8 +44,8 @@ class DataConfig:
     """What the targets are: any labels, or numbers to be predicted (arrays, table, huggingface)."""
     client: Annotated[str | None, _if_data(*_COLUMNS)] = None
     """Column that says whose a row is (table, huggingface), for partition=natural."""
-    test_share: Annotated[float, Field(gt=0, lt=1), _if_data("arrays", *_COLUMNS)] = 0.2
-    """Part held out for testing of each client, else of each class, where there is no test set (arrays, table,
+    test_share: Annotated[float, Field(gt=0, lt=1), _if_data("arrays", "leaf", *_COLUMNS)] = 0.2
+    """Part held out for testing of each client, else of each class, where there is no test set (arrays, leaf, table,
     huggingface)."""
     download: Annotated[bool, Changes.NOTHING, _if_data(*_FETCHED)] = True
     image_size: Annotated[int, Field(ge=1)] | None = None

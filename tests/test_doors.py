@@ -123,12 +123,21 @@ def data_of(function: Any, **options: Any) -> LabelledData:
         ),
         (lambda size: None, {}, r"needs size: .* give any other argument as \+data.size=..."),
         (lambda: [1, 2, 3], {}, "returned a list of 3; LabelledData or"),
-        (lambda: (np.zeros((4, 2)), np.zeros(4)), {}, r"train is a ndarray; a torch data set or \(inputs"),
+        (lambda: (np.zeros((4, 2)), np.zeros(4)), {}, r"train is a ndarray; a torch data set, a list of samples, or"),
+        (lambda: ([1.5, 2.5], [1.5]), {}, r"train is a list of 2; a torch data set, a list of samples, or \(inputs"),
     ],
 )
 def test_mistakes_in_a_data_function(modules: Path, function: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         data_of(function, **options)
+
+
+def test_a_list_of_samples_is_a_data_set() -> None:
+    samples = [{"x": [float(n), 1.0], "label": n % 2} for n in range(4)]
+    data = data_of(lambda: (samples, samples[:2]))
+    assert (data.train.num_samples, data.test.num_samples, data.class_names) == (4, 2, ("0", "1"))
+    pairs = data_of(lambda: ([([0.5, 1.0], 0), ([0.5, 2.0], 1)], [([0.0, 1.0], 0)]))
+    assert pairs.train.inputs.tolist() == [[0.5, 1.0], [0.5, 2.0]]  # type: ignore[attr-defined]
 
 
 def eight() -> LabelledData:

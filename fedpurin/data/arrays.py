@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from fedpurin.config import ConfigError, DataConfig
 from fedpurin.data.assemble import Columns, assemble, finite, hold_out, owners_of, root_of, targets_of
-from fedpurin.data.dataset import LabelledData
+from fedpurin.data.dataset import LabelledData, refuse_scaling
 from fedpurin.data.samples import Stacked
 
 _LAYOUT = "x, y and optionally client; or x_train, y_train, x_test, y_test and optionally client_train, client_test"
@@ -144,6 +144,7 @@ def _mappings(config: DataConfig, parts: list[Columns], clients: list[Any], path
     for option in ("image_size", "channels", "flip", "rotation", "crop_padding"):
         if getattr(config, option):
             raise ConfigError(f"data.{option} needs pairs of images x and y; {path} holds {', '.join(parts[0])}")
+    refuse_scaling(config.name, config.normalise)
     targets, names = targets_of(config, [part["y"] for part in parts])
     splits = []
     for part, target in zip(parts, targets, strict=True):

@@ -6,6 +6,7 @@ tables.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from fedpurin.config import ConfigError, DataConfig
 from fedpurin.data.dataset import LabelledData, labelled_data
 from fedpurin.data.images import conform
 from fedpurin.seeding import numpy_generator
+
+log = logging.getLogger(__name__)
+UNSCALED = 3.0
+"""Root mean square of inputs above which nobody can have scaled them."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -119,6 +124,13 @@ def assemble(
         inputs = [conform(images, config) for images in inputs]
     elif config.image_size or config.channels:
         raise ConfigError(f"data.image_size and data.channels need uint8 images; data={config.name} has none")
+    elif inputs[0].is_floating_point() and (size := float(inputs[0].square().mean().sqrt())) > UNSCALED:
+        log.warning(
+            "data=%s: x is used as it is, though its root mean square is %.3g and not near 1; scale it, or save images "
+            "as uint8, which are standardised",
+            config.name,
+            size,
+        )
     (train, test), names = targets_of(config, targets)
     return labelled_data(
         config.name, (inputs[0], train), (inputs[1], test), names,

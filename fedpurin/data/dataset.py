@@ -103,7 +103,8 @@ def labelled_data(
     Without `class_names` the labels are targets that are no classes.
 
     Raises:
-        ConfigError: an empty split, labels outside 0 … len(class_names) − 1, or samples of different shapes.
+        ConfigError: an empty split, labels outside 0 … len(class_names) − 1, samples of different shapes, or a scaling of
+            what is no picture.
     """
     for split, (inputs, labels) in (("training", train), ("test", test)):
         if len(inputs) == 0 or len(inputs) != len(labels):
@@ -128,6 +129,8 @@ def labelled_data(
             f"data={name}: training targets are {list(train[1].shape[1:])} {train[1].dtype}, test targets "
             f"{list(test[1].shape[1:])} {test[1].dtype}; they must agree"
         )
+    if train[0].dtype != torch.uint8:
+        refuse_scaling(name, normalise)
     mean, std = _scaling(train[0], normalise) if train[0].dtype == torch.uint8 else (None, None)
     try:
         pool = Pool(*train, mean=mean, std=std, flip=flip, rotation=rotation, crop_padding=crop_padding)
@@ -135,6 +138,16 @@ def labelled_data(
         raise ConfigError(str(error)) from None
     plain = replace(pool, inputs=test[0], labels=test[1], flip=False, rotation=0.0, crop_padding=0)
     return LabelledData(name, pool, plain, tuple(class_names), clients, padding, num_tokens)
+
+
+def refuse_scaling(name: str, normalise: str) -> None:
+    """See that nobody expects [0, 1] of what is no picture: `standardise` is the default, and `none` what happens.
+
+    Raises:
+        ConfigError: data.normalise=unit.
+    """
+    if normalise == "unit":
+        raise ConfigError(f"data.normalise=unit scales uint8 images; data={name} has none, and is used as it is")
 
 
 def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import TensorDataset
 
 from fedpurin.config import ConfigError
-from fedpurin.data.dataset import LabelledData, labelled_data
+from fedpurin.data.dataset import LabelledData, labelled_data, refuse_scaling
 from fedpurin.data.samples import Collate, Collated, Samples, Stacked
 
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
@@ -59,6 +59,7 @@ def from_datasets(
         if not all(kinds) or parts[0].dtype_name != parts[1].dtype_name:
             raise ConfigError("the training and the test data set have samples of different structure; they must agree")
         _refuse_image_options(options)
+        refuse_scaling(name, options.get("normalise", "none"))
     labels = [part.labels if isinstance(part, Samples) else part[1] for part in parts]
     if class_names is None:
         class_names = _name_classes(labels)

@@ -9,10 +9,13 @@ optional (`fedpurin[huggingface]`) and imported where used.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from fedpurin.config import ConfigError, DataConfig
 from fedpurin.data.assemble import assemble, finite, hold_out, owners_of, targets_of
-from fedpurin.data.dataset import LabelledData
+from fedpurin.data.dataset import LabelledData, refuse_scaling
 from fedpurin.data.images import to_square, with_channels
 from fedpurin.data.samples import Stacked
 
@@ -94,6 +97,7 @@ def _splits(config: DataConfig) -> tuple[list[Any], Path]:
         elif not config.download:
             raise ConfigError(f"data.root={config.root}: there is no such folder, and data.download=false asks no hub")
         else:
+            _expect_no_answer_of_a_hub_out_of_reach()
             found = datasets.load_dataset(config.root)
     except ConfigError:
         raise
@@ -114,6 +118,20 @@ def _splits(config: DataConfig) -> tuple[list[Any], Path]:
             f"data.root={config.root} has the splits {', '.join(found)}; it needs train, and test if it has one"
         )
     return [found[name] for name in ("train", "test") if name in found], folder
+
+
+def _expect_no_answer_of_a_hub_out_of_reach() -> None:
+    """Without a network a data set is taken from its cache or refused at once, instead of after a minute of retries."""
+    import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import huggingface_hub  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    try:
+        urlopen(Request(huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except HTTPError:
+        return  # it answers
+    except OSError as error:
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):  # a certificate that only others know
+            huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def _names(split: Any) -> str:
@@ -217,6 +235,7 @@ def _mappings(
     for option in ("flip", "rotation", "crop_padding"):
         if getattr(config, option):
             raise ConfigError(f"data.{option} needs images and labels alone; there are {', '.join(columns)} as well")
+    refuse_scaling(config.name, config.normalise)
     labels, names = targets_of(config, targets)
     splits = []
     for place, target in enumerate(labels):

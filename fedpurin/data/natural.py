@@ -42,8 +42,8 @@ def natural(config: PartitionConfig, data: LabelledData) -> tuple[Indices, Indic
     if data.clients is None:
         raise ConfigError(
             f"partition=natural: data={data.name} does not say whose a sample is; data=arrays takes an array client, "
-            "data=table a column data.client, data=image_folder folders <root>/<client>/{train,test}/<class>/, and "
-            "fedpurin.simulate an argument clients"
+            "data=table and huggingface a column data.client, data=image_folder folders "
+            "<root>/<client>/{train,test}/<class>/, data=leaf users, and fedpurin.simulate an argument clients"
         )
     train, test = data.clients
     names = sorted(np.unique(np.concatenate([train, test])), key=lambda name: _order(str(name)))

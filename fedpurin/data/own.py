@@ -6,7 +6,7 @@ finding and calling them (fedpurin/own.py), the data sets and rules that come wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -27,8 +27,8 @@ Indices = tuple[NDArray[np.int64], ...]
 
 
 def own_data(config: DataConfig, seed: int) -> LabelledData:
-    """What `data._target_` makes: `LabelledData`, or (train, test), each a torch data set or (inputs, labels), or these two
-    and a collate function.
+    """What `data._target_` makes: `LabelledData`, or (train, test), each a torch data set, a list of samples or (inputs,
+    labels), or these two and a collate function.
 
     Offered: `seed`, `generator` (NumPy's, for this seed), and the section's options (`root`, `download`, ...). Of two
     data sets `normalise`, `flip`, `rotation` and `crop_padding` are applied here, as to any other data.
@@ -43,8 +43,8 @@ def own_data(config: DataConfig, seed: int) -> LabelledData:
     what = f"data._target_={name_of(config.own['_target_'])}"
     if not isinstance(made, Sequence) or len(made) not in (2, 3) or not all(map(callable, made[2:])):
         raise ConfigError(
-            f"{what} returned {_describe(made)}; LabelledData or (train, test) is possible, each a torch data set or "
-            "(inputs, labels), and a collate function as a third"
+            f"{what} returned {_describe(made)}; LabelledData or (train, test) is possible, each a torch data set, a list of "
+            "samples or (inputs, labels), and a collate function as a third"
         )
     train, test = (_dataset(split, f"{what}: {name}") for name, split in zip(("train", "test"), made[:2], strict=True))
     return from_datasets(
@@ -93,7 +93,11 @@ def _dataset(split: Any, what: str) -> Any:
         inputs, labels = (torch.as_tensor(part) for part in split)
         if len(inputs) == len(labels):
             return TensorDataset(inputs, labels)
-    raise ConfigError(f"{what} is {_describe(split)}; a torch data set or (inputs [n, ...], labels [n]) is possible")
+    elif isinstance(split, list) and all(isinstance(sample, tuple | list | Mapping) for sample in split):
+        return split
+    raise ConfigError(
+        f"{what} is {_describe(split)}; a torch data set, a list of samples, or (inputs [n, ...], labels [n]) is possible"
+    )
 
 
 def _checked(config: PartitionConfig, dealt: Any, split: str, num_samples: int) -> Indices:

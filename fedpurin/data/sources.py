@@ -21,6 +21,7 @@ from fedpurin.data.files import PublishedFiles, read_idx, read_pickles
 from fedpurin.data.folder import read_image_folder
 from fedpurin.data.hugging_face import read_hugging_face
 from fedpurin.data.images import conform
+from fedpurin.data.leaf import read_leaf
 from fedpurin.data.own import own_data
 from fedpurin.data.tables import read_table
 from fedpurin.seeding import numpy_generator
@@ -65,7 +66,7 @@ def load(config: DataConfig, seed: int) -> LabelledData:
         "cifar100": lambda: _read_cifar100(config),
     }
     own = {"arrays": read_arrays, "table": read_table, "image_folder": _read_image_folder}
-    own["huggingface"] = read_hugging_face
+    own |= {"huggingface": read_hugging_face, "leaf": read_leaf}
     if config.name in own:
         return own[config.name](config, seed)
     if config.name not in readers:

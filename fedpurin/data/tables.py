@@ -54,13 +54,7 @@ def read_table(config: DataConfig, seed: int) -> LabelledData:
 def _read_table(path: Path, config: DataConfig) -> Columns:
     """Columns in file order: numbers as float64, anything else as text."""
     if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        except ImportError:
-            raise ConfigError(f"data.root={path}: parquet files need the package pyarrow; or give a .csv") from None
-        read = parquet.read_table(path)
-        _check_names(path, read.column_names)
-        texts = {name: ["" if v is None else str(v) for v in read[name].to_pylist()] for name in read.column_names}
+        texts = _read_parquet(path)
     else:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -78,6 +72,21 @@ def _read_table(path: Path, config: DataConfig) -> Columns:
         if "" in cells:
             raise ConfigError(f"data.root={path}: column {name} is empty in row {cells.index('') + 1}; fill or drop it")
     return {name: np.array(cells) for name, cells in texts.items()}
+
+
+def _read_parquet(path: Path) -> dict[str, list[str]]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise ConfigError(
+            f"data.root={path}: parquet files need the package pyarrow: pip install 'fedpurin[parquet]'; or give a .csv"
+        ) from None
+    try:
+        read = parquet.read_table(path)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own exceptions are of these kinds
+        raise ConfigError(f"data.root={path} cannot be read as a table ({error})") from None
+    _check_names(path, read.column_names)
+    return {name: ["" if v is None else str(v) for v in read[name].to_pylist()] for name in read.column_names}
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

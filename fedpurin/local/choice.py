@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -69,13 +71,35 @@ def choose_executor(
     if wanted == "auto" and size < 2:
         return SerialExecutor(trainer), f"serial: too few clients for cohorts ({num_clients})"
     executor = CohortExecutor(trainer, size)
-    why = _why_not(trainer, config, callbacks) or _try(executor, plan)
+    with _loops_of_vmap() as loops:
+        why = _why_not(trainer, config, callbacks) or _try(executor, plan)
     if why is not None and wanted == "cohort":
         raise ConfigError(f"trainer.executor=cohort is not possible: {why}; use trainer.executor=serial")
+    if why is None and wanted == "auto" and loops:
+        why = "vmap has a loop in the place of one of its operations"
     if why is not None:
         return SerialExecutor(trainer), f"serial, a client at a time: {why}"
     together = "fits and evaluations" if executor.evaluates_together else "fits; evaluations are one by one"
     return executor, f"cohorts of {executor.block} clients ({together})"
+
+
+@contextmanager
+def _loops_of_vmap() -> Iterator[list[str]]:
+    """What torch says of operations that it can only loop over (a recurrent layer's), which is slower than one by one."""
+    loops: list[str] = []
+    always = torch.is_warn_always_enabled()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.set_warn_always(True)  # otherwise the second run of a process would choose otherwise than the first
+        try:
+            yield loops
+        finally:
+            torch.set_warn_always(always)
+    for each in told:
+        if "batching rule" in str(each.message):
+            loops.append(str(each.message))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def cohort_size(config: Config) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,17 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match=r"cannot be loaded .*; give the folder that save_to_disk made"):
         read(tmp_path / "empty")
 
-    def no_network(name: str) -> None:
-        raise ConnectionError(f"Couldn't reach {name!r} on the Hub")
+    import huggingface_hub
 
-    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
     with pytest.raises(
         ConfigError, match=r"Couldn't reach 'ag_news'.*load_dataset\('ag_news'\).save_to_disk\(FOLDER\)"
     ):
         load(DataConfig(name="huggingface", root="ag_news"), 0)
+    assert time.monotonic() - began < 15, "at once, not after a minute of retries"
 
 
 @pytest.mark.slow

@@ -76,6 +76,46 @@ def test_mistakes_in_a_table(tmp_path: Path, text: str, message: str) -> None:
         table(tmp_path, text)
 
 
+def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the optional package pyarrow")
+    from pyarrow import parquet
+
+    columns = {"size": [1.0, 3.0, 5.0, 7.0] * 3, "colour": ["red", "blue"] * 6, "label": list("ab") * 6}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    data = load(DataConfig(name="table", root=str(tmp_path / "t.parquet")), 0)
+    rows = "".join(f"{a},{b},{c}\n" for a, b, c in zip(*columns.values(), strict=True))
+    same = table(tmp_path, "size,colour,label\n" + rows)
+    assert data.train.inputs.tolist() == same.train.inputs.tolist()
+    assert data.coding[1] == {"column": "colour", "categories": ["blue", "red"]}
+    (tmp_path / "t.parquet").write_text("PAR1 and nothing else")
+    with pytest.raises(ConfigError, match=r"t\.parquet cannot be read as a table"):
+        load(DataConfig(name="table", root=str(tmp_path / "t.parquet")), 0)
+
+
+def test_arrays_of_safetensors_and_npy_files(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    x, y = np.arange(24, dtype=np.float32).reshape(12, 2) / 12, np.arange(12) % 2
+    save_file({"x": x, "y": y, "client": np.arange(12) % 3}, tmp_path / "a.safetensors")
+    (tmp_path / "npy").mkdir()
+    for name, array in (("x", x), ("y", y), ("client", np.arange(12) % 3)):
+        np.save(tmp_path / "npy" / f"{name}.npy", array)
+    one, other = (load(DataConfig(name="arrays", root=str(tmp_path / n)), 0) for n in ("a.safetensors", "npy"))
+    assert one.train.inputs.tolist() == other.train.inputs.tolist()
+    assert sorted(one.train.inputs[:, 0].tolist() + one.test.inputs[:, 0].tolist()) == x[:, 0].tolist()
+    assert [len(part) for part in partition(PartitionConfig(name="natural", num_clients=3), other, 0).train] == [3] * 3
+
+
+def test_numbers_are_used_as_they_are_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savez(tmp_path / "a.npz", x=np.full((10, 2), 16.0), y=[0, 1] * 5)
+    load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+    assert "x is used as it is, though its root mean square is 16 and not near 1" in caplog.text
+    for more in ({}, {"weight": np.ones(10)}):
+        np.savez(tmp_path / "a.npz", x=np.full((10, 2), 16.0), y=[0, 1] * 5, **more)
+        with pytest.raises(ConfigError, match=r"data\.normalise=unit scales uint8 images; data=arrays has none"):
+            load(DataConfig(name="arrays", root=str(tmp_path / "a.npz"), normalise="unit"), 0)
+
+
 def test_arrays_with_sparse_labels(tmp_path: Path) -> None:
     x = np.arange(20).reshape(10, 2)
     np.savez(tmp_path / "a.npz", x_train=x, y_train=[7, 500] * 5, x_test=x[:2], y_test=[500, 7])

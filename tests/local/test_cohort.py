@@ -15,6 +15,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import fedpurin
 from fedpurin.config import ConfigError
 from fedpurin.federation import Federation
 from fedpurin.local.choice import cohort_size
@@ -289,3 +290,21 @@ def test_auto_takes_cohorts_for_small_steps_and_none_of_one(tmp_path: Path) -> N
     assert (type(cohort.executor), cohort.executor.block) == (CohortExecutor, 2)
     alone = run(tmp_path / "b", "local", "auto", Plain(), rounds=1)  # four clients: four cohorts of one
     assert type(alone.executor) is SerialExecutor
+
+
+def test_a_recurrent_network_is_fitted_a_client_at_a_time_in_every_run_of_a_process(tmp_path: Path) -> None:
+    """torch says only once that it loops over what it cannot batch; the choice may not depend on that."""
+    tokens = torch.utils.data.TensorDataset(torch.arange(120).view(40, 3) % 5, torch.arange(40) % 2)
+    options = ["method=local", "model=lstm", "trainer.rounds=1", "partition.num_clients=4", "partition=iid"]
+    for name in ("one", "two"):
+        result = fedpurin.simulate(
+            [*options, "callbacks.progress=null"], train=tokens, test=tokens, run_dir=tmp_path / name
+        )
+        assert type(result.federation.executor) is SerialExecutor
+    asked = fedpurin.simulate(
+        [*options, "callbacks.progress=null", "trainer.executor=cohort"],
+        train=tokens,
+        test=tokens,
+        run_dir=tmp_path / "asked",
+    )
+    assert isinstance(asked.federation.executor, CohortExecutor)
