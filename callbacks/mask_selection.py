@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from fedpurin.config import ProgramConfig, ScoresConfig
@@ -70,7 +71,11 @@ class MaskSelection(RunCallback):
             raise Diverged(objection)
 
     def fits_ended(
-        self, trainer: LocalTrainer, clients: Sequence[Client], vectors: Tensor, gradients: Tensor
+        self,
+        trainer: LocalTrainer,
+        clients: Sequence[Client],
+        vectors: Float32[Tensor, "clients length"],
+        gradients: Float32[Tensor, "clients shared"],
     ) -> list[str | None]:
         """`on_fit_end` of clients that were fitted together, a row each; says of which the scores are not finite."""
         if self._selector is None:
@@ -91,9 +96,14 @@ class MaskSelection(RunCallback):
         return objections
 
     def _score(
-        self, trainer: LocalTrainer, clients: Sequence[Client], fitted: Tensor, directions: Tensor, gradients: Tensor
-    ) -> Tensor:
-        """Scores of the shared parameters, [clients, length]."""
+        self,
+        trainer: LocalTrainer,
+        clients: Sequence[Client],
+        fitted: Float32[Tensor, "clients shared"],
+        directions: Float32[Tensor, "clients shared"],
+        gradients: Float32[Tensor, "clients shared"],
+    ) -> Float32[Tensor, "clients shared"]:
+        """Scores of the shared parameters."""
         assert self.scores is not None
         if not self.scores.own and self.scores.order != "random":  # each element by itself
             flat = perturbation_scores(fitted.flatten(), directions.flatten(), self.scores)

@@ -1,6 +1,7 @@
 """Mask statistics for the report: how dense masks are, how they move, and whose overlap. Writes `masks.jsonl`.
 
-First line, once a run: {"tensors": names, "sizes": elements, "overlap": kind, "horizon": β or null}. Then one line a
+First line, once a run: {"tensors": names, "sizes": elements, "overlap": kind, "horizon": β}; without a rule of
+collaboration (`Method.collaboration`) the kind is the published one, and the horizon null. Then one line a
 round, means over the participants that fitted:
 
     density[l]   share of tensor l's parameters that the mask selects                   density/all: all tensors
@@ -18,16 +19,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float64, Int64, UInt8, UInt64
 from torch import Tensor
 
 from fedpurin.federation import Federation
 from fedpurin.hooks import RunCallback
 from fedpurin.methods import Round
-from fedpurin.methods.overlap import collaborators, overlap_matrix
+from fedpurin.methods.overlap import Collaboration, Overlap, collaborators, overlap_matrix
 from fedpurin.space import Layout
 
-Shares = NDArray[np.float64]
+Shares = Float64[np.ndarray, " tensors_and_all"]
 FILE = "masks.jsonl"
 
 
@@ -53,12 +54,12 @@ class MaskStatistics(RunCallback):
         if federation.processes.rank != 0 or not federation.method.needs_masks:
             return
         if federation.first_round == 0 or not path.exists():
-            shared = federation.trainer.space.shared
+            shared, rule = federation.trainer.space.shared, federation.method.collaboration()
             header = {
                 "tensors": [segment.name for segment in shared],
                 "sizes": [segment.size for segment in shared],
-                "overlap": _overlap_kind(federation),
-                "horizon": getattr(federation.method, "beta", None),
+                "overlap": _kind(rule),
+                "horizon": rule.horizon if rule else None,
             }
             path.write_text(json.dumps(header) + "\n")
 
@@ -101,21 +102,23 @@ class MaskStatistics(RunCallback):
         rounds = federation.config.trainer.rounds
         if self.every is not None:
             return range(0, rounds, self.every)
-        horizon = min(getattr(federation.method, "beta", rounds), rounds)
+        rule = federation.method.collaboration()
+        horizon = min(rule.horizon, rounds) if rule else rounds
         return {0, max(horizon // 2 - 1, 0), horizon - 1, rounds - 1}
 
     def _overlaps(self, federation: Federation, masks: Mapping[int, Tensor]) -> dict[str, Any]:
-        ids = sorted(masks)
-        overlap = overlap_matrix([masks[client_id] for client_id in ids], _overlap_kind(federation))
+        ids, rule = sorted(masks), federation.method.collaboration()
+        overlap = overlap_matrix([masks[client_id] for client_id in ids], _kind(rule))
         line: dict[str, Any] = {"ids": ids, "overlap": [[_rounded(value) for value in row] for row in overlap]}
-        horizon = getattr(federation.method, "beta", None)
-        if horizon is not None and len(self._round.ids) <= self.max_clients:
-            groups = collaborators(overlap, ids, self._round.number, horizon)
+        if rule is not None and len(self._round.ids) <= self.max_clients:
+            groups = collaborators(overlap, ids, self._round.number, rule.horizon)
             line["collaborators"] = {str(client_id): group for client_id, group in groups.items()}
         return line
 
 
-def mask_shares(mask: Tensor, previous: Tensor | None, layout: Layout) -> tuple[Shares, Shares]:
+def mask_shares(
+    mask: UInt8[Tensor, " packed"], previous: UInt8[Tensor, " packed"] | None, layout: Layout
+) -> tuple[Shares, Shares]:
     """Density and moved share of each tensor and, as the last entry, of all together; NaN where undefined."""
     words, starts = _words(mask), np.array([segment.offset // 64 for segment in layout])
     sizes = np.array([*(segment.size for segment in layout), layout.size], dtype=np.float64)
@@ -140,18 +143,18 @@ def summarise_shares(shares: Mapping[int, tuple[Shares, Shares]]) -> dict[str, A
     return line
 
 
-def _words(packed: Tensor) -> NDArray[np.uint64]:
+def _words(packed: UInt8[Tensor, " packed"]) -> UInt64[np.ndarray, " words"]:
     """A packed mask as 64-bit words; every tensor starts on a whole one (fedpurin/space.py)."""
     return packed.cpu().numpy().view(np.uint64)
 
 
-def _count(words: NDArray[np.uint64], starts: NDArray[np.intp]) -> Shares:
+def _count(words: UInt64[np.ndarray, " words"], starts: Int64[np.ndarray, " tensors"]) -> Shares:
     counts = np.add.reduceat(np.bitwise_count(words), starts, dtype=np.int64)
     return np.append(counts, counts.sum()).astype(np.float64)
 
 
-def _overlap_kind(federation: Federation) -> Any:
-    return getattr(federation.method, "overlap", "published")  # FedCAC knows the published one only
+def _kind(rule: Collaboration | None) -> Overlap:
+    return rule.overlap if rule else "published"
 
 
 def _rounded(value: float) -> float | None:

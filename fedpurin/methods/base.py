@@ -22,6 +22,7 @@ from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
 from fedpurin.local.client import Client
 from fedpurin.local.fit import LocalFit
+from fedpurin.methods.overlap import Collaboration
 from fedpurin.space import Layout, ParameterSpace, Roles, Segment
 
 OPTIONS = ConfigDict(extra="forbid")
@@ -89,6 +90,10 @@ class Method:
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         """After local training: exchange, aggregate, merge in place. Returns metrics of the round to record."""
         return {}
+
+    def collaboration(self) -> Collaboration | None:
+        """By which rule its masks settle who collaborates, for statistics and report. The default: by none."""
+        return None
 
     def sit_out(self, client: Client) -> None:
         """The client diverged and is again as `begin` left it: give it the form that models have between rounds."""

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
-from fedpurin.methods.overlap import collaborators, overlap_matrix
+from fedpurin.methods.overlap import Collaboration, collaborators, overlap_matrix
 from fedpurin.space import Segment
 
 
@@ -34,6 +34,9 @@ class FedCAC(Method):
 
     def shares(self, segment: Segment) -> bool:
         return self.share_norm or not segment.is_norm
+
+    def collaboration(self) -> Collaboration:
+        return Collaboration("published", self.beta)
 
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         masks = exchange.share_masks(this_round.masks)

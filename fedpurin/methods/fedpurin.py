@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from fedpurin.config import ConfigError
 from fedpurin.exchange import Exchange
 from fedpurin.methods.base import OPTIONS, Method, Round
-from fedpurin.methods.overlap import collaborators, horizon_closed, overlap_matrix
+from fedpurin.methods.overlap import Collaboration, collaborators, horizon_closed, overlap_matrix
 from fedpurin.space import ParameterSpace, Segment
 
 MAX_CONTRIBUTORS = 2**15 - 1
@@ -64,6 +64,9 @@ class FedPURIN(Method):
             raise ConfigError(
                 "method.close_after_horizon=true needs method.fill=local: the global part travels in every round"
             )
+
+    def collaboration(self) -> Collaboration:
+        return Collaboration(self.overlap, self.beta)
 
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
         if self._closed:

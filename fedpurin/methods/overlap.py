@@ -7,6 +7,7 @@ Owns: overlap, the bar θ_t, collaborators, and whether the horizon has closed. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,15 @@ from torch import Tensor
 from fedpurin.exchange.wire.bits import intersection_counts
 
 Overlap = Literal["published", "dice"]
+
+
+@dataclass(frozen=True)
+class Collaboration:
+    """The rule by which a method's masks settle who collaborates: what `Method.collaboration` returns."""
+
+    overlap: Overlap
+    horizon: int
+    """β in rounds."""
 
 
 def overlap_matrix(

@@ -14,7 +14,7 @@ import torch
 import fedpurin
 from callbacks.mask_selection import MaskSelection
 from fedpurin.exchange.wire import costs
-from fedpurin.local.hooks import hears_stacks
+from fedpurin.local.hooks import accepts_stacks
 from fedpurin.space import unpack_mask
 
 RUN = [
@@ -123,9 +123,9 @@ def test_a_subclass_with_an_on_fit_end_of_its_own_is_told_of_each_fit() -> None:
     class Extended(MaskSelection):
         def on_fit_end(self, trainer: Any, pl_module: Any) -> None: ...
 
-    assert hears_stacks(MaskSelection())
-    assert not hears_stacks(Extended())
-    assert not hears_stacks(Witness())
+    assert accepts_stacks(MaskSelection())
+    assert not accepts_stacks(Extended())
+    assert not accepts_stacks(Witness())
 
 
 def test_an_infinite_score_in_a_stack_concerns_its_own_client_alone(tmp_path: Path) -> None:

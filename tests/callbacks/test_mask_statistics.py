@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from callbacks import MaskStatistics
 from callbacks.mask_statistics import mask_shares, summarise_shares
+from fedpurin.exchange import Exchange
+from fedpurin.methods import FedAvg, Round
 from fedpurin.space import Layout, pack_mask
 from tests.methods.tiny import simulate
 
@@ -80,6 +82,26 @@ def test_a_run_writes_a_line_a_round(tmp_path: Path) -> None:
     for line, record in ((lines[number], records[number]) for number in (0, 1, 3)):
         partners = [len(group) - 1 for group in line["collaborators"].values()]
         assert sum(partners) / len(partners) == record["collaboration/partners"]
+
+
+class MaskedAverage(FedAvg):
+    """Shares masks and averages everything: no rule of collaboration, and a β that is a horizon of nothing."""
+
+    needs_masks: ClassVar[bool] = True
+    beta = 0.5
+
+    def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
+        exchange.share_masks(this_round.masks)
+        return super().communicate(this_round, exchange)
+
+
+def test_what_a_method_says_of_its_collaboration_is_written_not_what_its_attributes_are_called(tmp_path: Path) -> None:
+    header, *lines = run(tmp_path, "method=fedavg", f"method._target_={__name__}.MaskedAverage", "trainer.rounds=4")
+    assert (header["overlap"], header["horizon"]) == ("published", None)
+    assert [line["round"] for line in lines if "overlap" in line] == [0, 1, 3]
+    assert all("collaborators" not in line for line in lines)
+    header, *_ = run(tmp_path / "fedcac", "method=fedcac", "method.beta=3", "trainer.rounds=1")
+    assert (header["overlap"], header["horizon"]) == ("published", 3)
 
 
 def test_methods_without_masks_write_nothing(tmp_path: Path) -> None:
