@@ -80,6 +80,8 @@ class Heartbeat:
                 time.sleep(INTERVAL_SECONDS)
             if self._verdict is not None:
                 return self._verdict
+            if self.reason is not None:
+                return []  # somebody said why it ends: nobody is lost
             after = self._read()
             lost = [rank for rank in range(self.size) if rank != self.rank and before[rank] == after[rank]]
             if lost:
@@ -93,18 +95,18 @@ class Heartbeat:
         return [self._store.add(self._key(rank), 0) for rank in range(self.size)]
 
     def _beat(self) -> None:
-        store = self._store.clone() if hasattr(self._store, "clone") else self._store
-        while not self._stopped.wait(INTERVAL_SECONDS):
-            try:
+        try:
+            store = self._store.clone() if hasattr(self._store, "clone") else self._store
+            while not self._stopped.wait(INTERVAL_SECONDS):
                 store.add(self._key(self.rank), 1)
                 if self._verdict is None and store.check([_VERDICT]):
                     self._verdict = json.loads(store.get(_VERDICT))
                 if self.reason is None and store.check([_REASON]):
-                    self._hear(*json.loads(store.get(_REASON)))
-            except RuntimeError:
-                return  # the store is gone: the run ends
+                    self._receive_reason(*json.loads(store.get(_REASON)))
+        except RuntimeError:
+            return  # the store is gone: the run ends
 
-    def _hear(self, rank: int, reason: str) -> None:
+    def _receive_reason(self, rank: int, reason: str) -> None:
         """Rank 0 has a summary to write; any other ends here, quietly, because the reason has been told once."""
         if rank == self.rank:
             return
