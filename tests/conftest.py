@@ -1,6 +1,6 @@
-"""Array annotations of the core are checked while the tests run: shapes, dimensions by name, dtypes, plain types beside them.
+"""Array annotations are checked while the tests run: shapes, dimensions by name, dtypes, plain types beside them.
 
-jaxtyping's import hook puts beartype around every function and class of the core's modules that annotate arrays. It has to
+jaxtyping's import hook puts beartype around every function and class of the modules that annotate arrays. It has to
 be there before they are imported, hence here. Left out are modules that numba compiles: it compiles no wrapped function.
 Processes that a test starts run without it. Also here: fixtures for tests all over the tree.
 """
@@ -19,16 +19,12 @@ from tests import typechecker
 ROOT = Path(__file__).parent.parent
 
 
-CORE = ("exchange", "local", "methods", "selection")
+PACKAGES = ("fedpurin", "callbacks", "lightning_modules")
 
 
 def annotated_modules() -> list[str]:
     """Modules with array annotations whose functions Python runs itself."""
-    paths = [
-        ROOT / "fedpurin" / "space.py",
-        *(path for room in CORE for path in (ROOT / "fedpurin" / room).rglob("*.py")),
-    ]
-    texts = {path: path.read_text() for path in paths}
+    texts = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     return [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path, text in texts.items()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -58,8 +58,8 @@ class LabelledData:
         """What partitions count samples by: the classes; one stratum where there are none."""
         return self.class_names or ("samples",)
 
-    def stratum_of(self, split: Samples) -> NDArray[np.int64]:
-        """The stratum of each sample [n] of one of both splits."""
+    def stratum_of(self, split: Samples) -> Int64[np.ndarray, " n"]:
+        """The stratum of each sample of one of both splits."""
         if self.class_names and split.labels is not None:
             return split.labels.cpu().numpy()
         return np.zeros(split.num_samples, dtype=np.int64)
@@ -150,8 +150,10 @@ def refuse_scaling(name: str, normalise: str) -> None:
         raise ConfigError(f"data.normalise=unit scales uint8 images; data={name} has none, and is used as it is")
 
 
-def _scaling(images: Tensor, normalise: str) -> tuple[Tensor | None, Tensor | None]:
-    """What is subtracted from each channel's pixel values and what they are divided by, [C] each."""
+def _scaling(
+    images: UInt8[Tensor, "n c h w"], normalise: str
+) -> tuple[Float32[Tensor, " c"] | None, Float32[Tensor, " c"] | None]:
+    """What is subtracted from each channel's pixel values and what they are divided by."""
     if normalise == "standardise":
         return channel_statistics(images)
     if normalise == "unit":

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
 from numpy.typing import NDArray
 
 from fedpurin.config import ConfigError, PartitionConfig, VolumeConfig
@@ -47,10 +48,10 @@ class Partition:
 
     train: tuple[NDArray[np.int64], ...]
     test: tuple[NDArray[np.int64], ...]
-    class_counts: Counts
-    """Training samples [clients, classes]; one column where targets are no classes."""
-    test_class_counts: Counts
-    """Test samples [clients, classes]."""
+    class_counts: Int64[np.ndarray, "clients classes"]
+    """Training samples; one column where targets are no classes."""
+    test_class_counts: Int64[np.ndarray, "clients classes"]
+    """Test samples."""
 
     @property
     def num_clients(self) -> int:
@@ -67,21 +68,21 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class _Pools:
-    """Samples of each class [classes] in both pools."""
+    """Samples of each class in both pools."""
 
-    train: Counts
-    test: Counts
+    train: Int64[np.ndarray, " classes"]
+    test: Int64[np.ndarray, " classes"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Target:
     """What the rules ask for, before any pool limits it."""
 
-    shares: Shares
-    """Class proportions [clients, classes]; rows sum to one."""
-    allowed: NDArray[np.bool_]
-    """Classes that a client may hold [clients, classes]."""
-    weights: Shares
+    shares: Float64[np.ndarray, "clients classes"]
+    """Class proportions; rows sum to one."""
+    allowed: Bool[np.ndarray, "clients classes"]
+    """Classes that a client may hold."""
+    weights: Float64[np.ndarray, " clients"]
     """Relative client sizes."""
     floor: int
     disjoint: bool
@@ -295,9 +296,12 @@ def _explain(config: PartitionConfig, target: _Target, pools: _Pools, fits: Call
 
 
 def _deal(
-    counts: Counts, labels: NDArray[np.int64], disjoint: bool, generator: np.random.Generator
+    counts: Int64[np.ndarray, "clients classes"],
+    labels: Int64[np.ndarray, " samples"],
+    disjoint: bool,
+    generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Draw `counts` [clients, classes] samples without replacement: from a common pool, or each from the whole."""
+    """Draw `counts` samples without replacement: from a common pool, or each from the whole."""
     parts: list[list[NDArray[np.int64]]] = [[] for _ in counts]
     for label, column in enumerate(counts.T):
         members = np.flatnonzero(labels == label)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from fedpurin.data import augment
@@ -30,10 +31,10 @@ class Pool(Samples):
     pixel values 0–255; floating and int64 inputs of any shape go to the model as they are.
     """
 
-    inputs: Tensor
-    labels: Tensor
-    mean: Tensor | None = None
-    std: Tensor | None = None
+    inputs: Shaped[Tensor, "n ..."]
+    labels: Shaped[Tensor, "n ..."]
+    mean: Float32[Tensor, " channels"] | None = None
+    std: Float32[Tensor, " channels"] | None = None
     flip: bool = False
     rotation: float = 0.0
     crop_padding: int = 0
@@ -86,7 +87,7 @@ class Pool(Samples):
     def tensors(self) -> Iterator[Tensor]:
         yield from (self.inputs, self.labels)
 
-    def _gather(self, order: Tensor, draws: augment.Draws | None) -> Tensor:
+    def _gather(self, order: Int64[Tensor, " batch"], draws: augment.Draws | None) -> Shaped[Tensor, "batch ..."]:
         inputs = self.inputs.index_select(0, order)
         if inputs.dtype == torch.int64:  # tokens
             return inputs
@@ -98,7 +99,7 @@ class Pool(Samples):
         return _lay_out(inputs) if self.channels_last else inputs
 
 
-def _lay_out(images: Tensor) -> Tensor:
+def _lay_out(images: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n c h w"]:
     """Channels last. The strides are said, not asked for: with one channel both layouts are the same memory, and a
     convolution would take the other one."""
     _, channels, height, width = images.shape

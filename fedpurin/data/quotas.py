@@ -15,6 +15,7 @@ from collections import deque
 from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
@@ -26,7 +27,7 @@ _TINY_SHARE = 1e-6  # what a class that a client may hold weighs at least where 
 _NOISE = 1e-9  # rounding error of a target: 2.9999999999 is 3
 
 
-def share_out(total: int, weights: Shares, floor: int) -> Counts:
+def share_out(total: int, weights: Float64[np.ndarray, " clients"], floor: int) -> Int64[np.ndarray, " clients"]:
     """Whole sizes that add up to `total`, in proportion to `weights` where that is above `floor`.
 
     Raises:
@@ -45,10 +46,14 @@ def share_out(total: int, weights: Shares, floor: int) -> Counts:
         raised |= below
 
 
-def largest_remainder(targets: Shares, totals: Counts, bonus: Shares | float = 0.0) -> Counts:
-    """Round every row of `targets` [n, k] down, then up by one where the most was lost, until it sums to its total.
+def largest_remainder(
+    targets: Float64[np.ndarray, "n k"],
+    totals: Int64[np.ndarray, " n"],
+    bonus: Float64[np.ndarray, " k"] | float = 0.0,
+) -> Int64[np.ndarray, "n k"]:
+    """Round every row of `targets` down, then up by one where the most was lost, until it sums to its total.
 
-    Ties go to the lower column. A target of zero stays zero. `bonus` [k] is added to what was lost in each column.
+    Ties go to the lower column. A target of zero stays zero. `bonus` is added to what was lost in each column.
     """
     counts = np.floor(targets + _NOISE).astype(np.int64)
     lost = np.where(targets > 0, targets - counts + bonus, -np.inf)
@@ -60,8 +65,13 @@ def largest_remainder(targets: Shares, totals: Counts, bonus: Shares | float = 0
     return counts
 
 
-def rescale_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDArray[np.bool_]) -> Shares:
-    """Class shares [n, k] near `shares` for which the column sums of `sizes · shares` stay within `capacity` [k].
+def rescale_shares(
+    shares: Float64[np.ndarray, "n k"],
+    sizes: Int64[np.ndarray, " n"],
+    capacity: Shaped[np.ndarray, " k"],
+    allowed: Bool[np.ndarray, "n k"],
+) -> Float64[np.ndarray, "n k"]:
+    """Class shares near `shares` for which the column sums of `sizes · shares` stay within `capacity`.
 
     Where nothing is overdrawn the shares come back untouched. Rows go on summing to one and stay zero outside
     `allowed`. If there is no such matrix, or it is not reached in time, some columns stay overdrawn.
@@ -81,8 +91,13 @@ def rescale_shares(shares: Shares, sizes: Counts, capacity: Shares, allowed: NDA
     return amounts
 
 
-def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArray[np.bool_]) -> Counts | None:
-    """Counts [n, k] with row sums exactly `sizes`, column sums at most `capacity` and nothing outside `allowed`.
+def round_counts(
+    shares: Float64[np.ndarray, "n k"],
+    sizes: Int64[np.ndarray, " n"],
+    capacity: Int64[np.ndarray, " k"],
+    allowed: Bool[np.ndarray, "n k"],
+) -> Int64[np.ndarray, "n k"] | None:
+    """Counts with row sums exactly `sizes`, column sums at most `capacity` and nothing outside `allowed`.
 
     Each count is its target `sizes · shares` rounded by largest remainder where the capacity allows that. None if
     no such counts exist.
@@ -101,7 +116,7 @@ def round_counts(shares: Shares, sizes: Counts, capacity: Counts, allowed: NDArr
         _move_along(path, counts, counts - targets, excess, allowed)
 
 
-def _round_carrying(targets: Shares, sizes: Counts) -> Counts:
+def _round_carrying(targets: Float64[np.ndarray, "n k"], sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n k"]:
     """Largest remainder client by client, with what rounding has taken from a class so far added to what it loses.
 
     Column sums thus stay within a sample or so of the targets', and every count next to its own target.
@@ -115,7 +130,7 @@ def _round_carrying(targets: Shares, sizes: Counts) -> Counts:
 
 
 def _find_path(counts: Counts, allowed: NDArray[np.bool_], excess: Counts) -> list[int] | None:
-    """Shortest chain of classes from an overdrawn one to one with room; some client can move along each link."""
+    """Shortest chain of classes from an overdrawn one to one that is not full; some client can move along each link."""
     links = ((counts > 0).T.astype(np.float32) @ allowed.astype(np.float32)) > 0
     start = int(np.argmax(excess))
     came_from = {start: start}

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from lightning.fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-Indices = NDArray[np.int64] | Tensor
+Indices = NDArray[np.int64] | Tensor | Sequence[int]
 Collate = Callable[[list[Any]], Any]
 GATHER_BYTES = 32 * 2**20
 """Bytes gathered at a time, whole batches and at least one of them: bounds the memory of an epoch."""
@@ -88,7 +88,7 @@ def epoch_order(indices: Indices, device: torch.device, generator: torch.Generat
     return order.index_select(0, upload(torch.randperm(len(order), generator=generator), device))
 
 
-def upload(indices: Tensor, device: torch.device) -> Tensor:
+def upload(indices: Int64[Tensor, " n"], device: torch.device) -> Int64[Tensor, " n"]:
     """Copy to the device without waiting for the kernels that are queued there."""
     if device.type != "cuda" or indices.is_cuda:
         return indices.to(device)
@@ -102,10 +102,10 @@ class Stacked(Samples):
     A batch has the structure of a sample, each part [batch, ...].
     """
 
-    columns: tuple[Tensor, ...]
+    columns: tuple[Shaped[Tensor, "n ..."], ...]
     structure: Any
     """`TreeSpec` of one sample; its leaves are in the order of `columns`."""
-    labels: Tensor | None = None
+    labels: Shaped[Tensor, "n ..."] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -151,7 +151,7 @@ class Collated(Samples):
 
     samples: Sequence[Any]
     collate: Collate
-    labels: Tensor | None = None
+    labels: Shaped[Tensor, "n ..."] | None = None
     place: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
