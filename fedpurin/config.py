@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from fedpurin.metrics import ACCURACY_NAMES
 from fedpurin.science import Changes, Part, ReadIf
 
 _BRANCHES = ("int", "float", "str", "bool")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 OPEN_SECTIONS = ("data", "partition", "program", "scores")
 """Sections that take a `_target_`: a function of the user's takes the place of what `name` chooses. The section's `own`
@@ -273,7 +274,7 @@ class Config:
         try:
             return TypeAdapter(cls).validate_python(_as_tuples(_gather_own(mapping)), strict=False)
         except ValidationError as error:
-            raise ConfigError(_explain(error.errors())) from None
+            raise ConfigError(explain_invalid(error)) from None
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`; a function of the user's is told by its name."""
@@ -322,17 +323,21 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _explain(errors: Sequence[Any]) -> str:
-    """The first mistake as one line: option, what was given, what is possible (every branch of a union)."""
+def explain_invalid(error: ValidationError) -> str:
+    """Pydantic's first objection as one line: option, what was given, what is possible (every branch of a union).
+
+    A word that is not known comes first: it explains the one that is missing.
+    """
+    errors: list[Any] = sorted(error.errors(), key=lambda item: item["type"] not in _UNKNOWN)
     option, given = _option(errors[0]), errors[0].get("input")
     kind = errors[0]["type"]
     if kind == "value_error":
         return str(errors[0]["ctx"]["error"])
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+    if kind in _UNKNOWN:
         return f"{option}: there is no such option"
     if kind == "missing":
         return f"{option}: this option needs a value"
-    messages = [error["msg"].removeprefix("Input ") for error in errors if _option(error) == option]
+    messages = [item["msg"].removeprefix("Input ") for item in errors if _option(item) == option]
     return f"{option}={given!r} is not possible: it {', or '.join(dict.fromkeys(messages))}"
 
 

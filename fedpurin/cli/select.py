@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fedpurin.cli.text import Help
-from fedpurin.config import ConfigError, ProgramConfig, ScoresConfig
+from fedpurin.config import ConfigError, ProgramConfig, ScoresConfig, explain_invalid
 from fedpurin.exchange.wire.costs import VALUE_BYTES, dense_bytes, encoding_costs, upload_overhead_bytes
 from fedpurin.selection.certificate import Selection
 from fedpurin.selection.scores import perturbation_scores
@@ -156,11 +156,10 @@ def _program(arguments: argparse.Namespace) -> ProgramConfig:
             time_limit=arguments.time_limit,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "value_error":
-            raise ConfigError(str(first["ctx"]["error"])) from None
-        option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{option}={first['input']}: {first['msg'].lower()}") from None
+        line = explain_invalid(error)
+        option, equals, rest = line.partition("=")
+        flag = f"--{option.replace('_', '-')}" if equals and option.isidentifier() else option
+        raise ConfigError(f"{flag}{equals}{rest}") from None
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Layout, Tensor]:

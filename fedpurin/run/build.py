@@ -17,10 +17,11 @@ from typing import Any
 import hydra
 import torch
 from lightning import LightningModule
+from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import Dataset
 
-from fedpurin.config import Config, ConfigError
+from fedpurin.config import Config, ConfigError, explain_invalid
 from fedpurin.data import LabelledData, Pool, Samples, from_datasets, load, owned, partition
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.exchange.network import draw_links
@@ -281,12 +282,7 @@ def _with_shape(options: Mapping[str, Any], shape: Mapping[str, int | None]) -> 
 
 
 def _one_line(error: BaseException) -> str:
-    errors = getattr(error, "errors", None)
-    if callable(errors):  # pydantic: the option, what was given, what is possible
-        first = errors()[0]
-        option = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "unexpected_keyword_argument":
-            return f"{option}: there is no such option"
-        return f"{option}={first['input']!r} is not possible: {first['msg'].removeprefix('Input ')}"
+    if isinstance(error, ValidationError):
+        return explain_invalid(error)
     text = " ".join(str(error).split())
     return text if len(text) < 300 else text[:297] + "…"

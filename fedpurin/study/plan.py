@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from fedpurin.config import ConfigError, did_you_mean
+from fedpurin.config import ConfigError, did_you_mean, explain_invalid
 
 _FROZEN = ConfigDict(extra="forbid")
 QUICK = (
@@ -200,10 +200,7 @@ def parse_file(name: str, text: str) -> Study | Measured:
     except TypeError:
         raise ConfigError(f"{where} is no study: it holds no mapping") from None
     except ValidationError as error:
-        # a word that is not known explains the one that is missing
-        first = min(error.errors(), key=lambda item: item["type"] != "unexpected_keyword_argument")
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(f"{where}: {explain_invalid(error)}") from None
 
 
 def chosen_studies(names: Sequence[str]) -> list[Study | Measured]:

@@ -39,7 +39,7 @@ def test_a_model_by_name(capsys: pytest.CaptureFixture[str]) -> None:
         (["--scores", "missing.npy"], "No such file"),
         (["--scores", "scores.npy", "--sizes", "4,4"], "adds up to 8; scores.npy has 6 scores"),
         (["--scores", "scores.npy", "--sizes", "a"], "--sizes=a is not a list of whole numbers"),
-        (["--scores", "scores.npy", "--tau", "2"], "--tau=2.0: input should be less than or equal to 1"),
+        (["--scores", "scores.npy", "--tau", "2"], "--tau=2.0 is not possible: it should be less than or equal to 1"),
         (["--scores", "scores.npy", "--program", "budget", "--budget", "1.5"], "program.budget=1.5"),
         (["--scores", "scores.npy", "--program", "budget", "--budget", "ten"], "--budget=ten"),
         (["--scores", "scores.npy", "--solver", "NOPE"], "program.solver='NOPE'"),

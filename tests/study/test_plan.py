@@ -46,7 +46,7 @@ def test_the_last_override_of_an_option_counts() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title:", "titel:", "configs/study/sample.yaml: titel: Unexpected keyword argument"),
+        ("title:", "titel:", "configs/study/sample.yaml: titel: there is no such option"),
         ("{of: b,", "{of: c,", "configs/study/sample.yaml: c is not one of its variants: a, b"),
         ("figure: none", "curves: {all: [a, d]}", "configs/study/sample.yaml: d is not one of its variants: a, b"),
         ("[method=local]", "[local]", "configs/study/sample.yaml: local: this is not an override; write option=value"),
