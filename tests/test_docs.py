@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fedpurin import methods
 from fedpurin.cli.help import COMMANDS, help_text
 from fedpurin.run.compose import compose_config
 from tests.report.browser import Browser, find_browser
@@ -32,7 +33,7 @@ FILES = {
 # Not files of the repository: what runs write, what a guide has its reader write, what other programs read.
 ELSEWHERE = {
     "config.yaml", "multirun.yaml", "overrides.yaml", "hydra.yaml", "sweep.yaml", "partition.yaml", "run.py", "train.py",
-    "my_module.py", "module.py", "my_data.py", "my_deal.py", "my_program.py", "moons.yaml", "conda.sh",
+    "my_module.py", "module.py", "my_code.py", "my_data.py", "my_deal.py", "my_program.py", "moons.yaml", "conda.sh",
 }  # fmt: skip
 GUIDE_EXAMPLES = ("lg_fedavg", "--config-dir")
 NAME = re.compile(r"(?<![\w*./{<-])([\w./-]*\w\.(?:py|md|sbatch|sh|yaml|toml))(?![\w(*/{-]|\.\w)")
@@ -138,6 +139,17 @@ def test_stations_of_the_walk_exist() -> None:
         nodes = ast.walk(ast.parse((ROOT / file).read_text()))
         defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
         assert set(re.findall(r"`(\w+)`", functions)) <= defined, (file, functions)
+
+
+def test_the_reference_lists_every_method() -> None:
+    listed = re.findall(r"^        - (\w+)$", (ROOT / "docs" / "api" / "methods.md").read_text(), flags=re.M)
+    assert sorted(listed) == sorted(set(methods.__all__) - {"Method", "Round"})
+
+
+def test_a_method_s_page_says_once_what_it_was_checked_against() -> None:
+    _, checked = (ROOT / "docs" / "methods.md").read_text().split("## What was checked against what")
+    named = re.findall(r"^\| `([\w=]+)` \|", checked, flags=re.M)
+    assert len(named) == len(set(named)) > 25
 
 
 def test_the_checks_can_fail() -> None:
