@@ -18,7 +18,7 @@ from fedpurin.cli.packages import find_own_packages, hidden_companions
 from fedpurin.cli.text import print_lines, show_what_can_be_shown
 from fedpurin.config import ConfigError
 from fedpurin.run import starting
-from fedpurin.run.folder import at_home
+from fedpurin.run.folder import expand_home
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.place import FolderError, Place
 from fedpurin.run.start import EveryoneDivergedError, run
@@ -32,7 +32,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 the run failed, 2 a mistake in what was asked for)."""
-    arguments = at_home(sys.argv[1:] if argv is None else argv)
+    arguments = expand_home(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = arguments  # Hydra and Fabric's launcher read them there
     if argv is None:
         starting.begin(is_first_process)
@@ -55,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_command(arguments)
             train(arguments)
     except ConfigError as error:
-        return _complain(error, code=2)
+        return _report_error(error, code=2)
     except (FolderError, EveryoneDivergedError) as error:
-        return _complain(error, code=1)
+        return _report_error(error, code=1)
     except RuntimeError as error:
         if not _is_lost_rank(error):
             raise
-        return _complain(error, code=1)
+        return _report_error(error, code=1)
     except KeyboardInterrupt:
         print("fedpurin: interrupted", file=sys.stderr)
         return 130
@@ -176,16 +176,16 @@ def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | No
             run(to_config(mapping, hydra_config), run_dir)
         except ConfigError as mistake:
             if hydra_config.mode != RunMode.MULTIRUN:
-                raise SystemExit(_complain(mistake, code=2)) from mistake
+                raise SystemExit(_report_error(mistake, code=2)) from mistake
             note_refusal(run_dir, mistake)
             error = mistake
         except (FolderError, EveryoneDivergedError) as lost:
             if hydra_config.mode != RunMode.MULTIRUN:
-                raise SystemExit(_complain(lost, code=1)) from lost
+                raise SystemExit(_report_error(lost, code=1)) from lost
             error = lost
         except Exception as failure:
             if hydra_config.mode != RunMode.MULTIRUN and _is_lost_rank(failure):
-                raise SystemExit(_complain(failure, code=1)) from failure
+                raise SystemExit(_report_error(failure, code=1)) from failure
             error = failure
         if error is not None and (not follows or os.environ.get(FULL_ERROR) == "1"):
             raise error  # Hydra's to report
@@ -221,7 +221,7 @@ def _is_lost_rank(error: Exception) -> bool:
     return exchange is not None and isinstance(error, exchange.RankLostError)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _report_error(error: Exception, code: int) -> int:
     if os.environ.get(FULL_ERROR) == "1":
         raise error
     print(f"fedpurin: {error}", file=sys.stderr)

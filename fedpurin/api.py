@@ -20,7 +20,7 @@ from fedpurin.metrics import headline
 from fedpurin.run.build import build
 from fedpurin.run.compose import compose_config
 from fedpurin.run.effects import option_of, remarks, say
-from fedpurin.run.folder import at_home, is_default, note, settle, withdraw
+from fedpurin.run.folder import expand_home, is_default, note, settle, withdraw
 from fedpurin.run.interruption import Interrupted
 from fedpurin.run.lock import is_first_process
 from fedpurin.run.place import Place
@@ -113,7 +113,7 @@ def simulate(
     Raises:
         fedpurin.ConfigError: a mistake in the options, or parts that do not fit each other.
     """
-    overrides = at_home(overrides)
+    overrides = expand_home(overrides)
     config, default_dir = compose_config(overrides)
     if data is not None and (train is not None or test is not None):
         raise ConfigError("simulate was given data as well as train and test; pass one of them")

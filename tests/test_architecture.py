@@ -19,7 +19,7 @@ PACKAGES = [*ENGINE, *(ROOT / "callbacks").rglob("*.py"), *(ROOT / "lightning_mo
 
 OURS = ("fedpurin", "callbacks", "lightning_modules")
 
-# From the leaves to the roots. A module has the rank of the longest name here that it begins with; modules of one room
+# From the leaves to the roots. A module has the rank of the longest name here that it begins with; modules under one
 # may import each other, all others only what ranks below them: by an import anywhere in the file, or by a dotted name.
 LAYERS = (
     "run.files",
@@ -40,9 +40,9 @@ LAYERS = (
     "cli",
     "__main__",
 )
-RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 NAMED = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")
-TARGET_ROOMS = {
+TARGET_PACKAGES = {
     "model": "lightning_modules",
     "method": "fedpurin.methods",
     "logger": "callbacks",
@@ -71,14 +71,14 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The entry of LAYERS that ranks a module; the empty string where none does."""
     parts = module.split(".")
     if parts[0] == "fedpurin" and len(parts) > 1:
         parts = parts[1:]
     elif len(parts) == 1:
         return module if module in RANKS else ""
-    return next((room for end in range(len(parts), 0, -1) if (room := ".".join(parts[:end])) in RANKS), "")
+    return next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in RANKS), "")
 
 
 def names_in(path: Path) -> set[str]:
@@ -125,15 +125,15 @@ def test_callbacks_and_lightning_modules_do_not_import_each_other() -> None:
 
 
 def test_every_module_has_a_rank() -> None:
-    assert {dotted(path) for path in PACKAGES if not room_of(dotted(path))} == set()
+    assert {dotted(path) for path in PACKAGES if not package_of(dotted(path))} == set()
 
 
-def test_every_room_in_the_layers_is_there() -> None:
-    assert {room_of(dotted(path)) for path in PACKAGES} == set(RANKS)
+def test_every_name_in_the_layers_is_there() -> None:
+    assert {package_of(dotted(path)) for path in PACKAGES} == set(RANKS)
 
 
 @pytest.mark.parametrize(
-    ("module", "room"),
+    ("module", "name"),
     [
         ("fedpurin", "fedpurin"),
         ("fedpurin.run.reader", "run.reader"),
@@ -144,17 +144,17 @@ def test_every_room_in_the_layers_is_there() -> None:
         ("elsewhere", ""),
     ],
 )
-def test_the_longest_name_ranks_a_module(module: str, room: str) -> None:
-    assert room_of(module) == room
+def test_the_longest_name_ranks_a_module(module: str, name: str) -> None:
+    assert package_of(module) == name
 
 
 def test_imports_and_names_run_towards_the_leaves() -> None:
     known = {dotted(path) for path in PACKAGES}
     for path in PACKAGES:
-        own = room_of(dotted(path))
+        own = package_of(dotted(path))
         for used in modules_imported(path, known) | named_modules(path, known):
-            if (room := room_of(used)) != own:
-                assert RANKS[room] < RANKS[own], f"{path} uses {used}"
+            if (name := package_of(used)) != own:
+                assert RANKS[name] < RANKS[own], f"{path} uses {used}"
 
 
 def test_no_import_is_relative() -> None:
@@ -176,7 +176,7 @@ def test_targets_in_the_configuration_exist_where_they_belong() -> None:
         group = path.relative_to(ROOT / "configs").parts[0] if path.parent != ROOT / "configs" else ""
         is_global = "@package _global_" in path.read_text()
         for section, target in targets(yaml.safe_load(path.read_text()), "" if is_global else group):
-            assert target.startswith(f"{TARGET_ROOMS[section]}."), f"{path}: {section} calls {target}"
+            assert target.startswith(f"{TARGET_PACKAGES[section]}."), f"{path}: {section} calls {target}"
             assert exists(target), f"{path}: {target}"
             found += 1
     assert found > 40

@@ -104,7 +104,7 @@ def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argp
         return 0 if len(done) == len(runs) else 1
     code = 0
     if (committed := read_results(given.out / RESULTS, study.name)) is not None:
-        code = tell_confirmations(compare.evaluate(study, committed), numbers)
+        code = print_confirmations(compare.evaluate(study, committed), numbers)
     if len(done) < len(runs):
         print_lines(page.section(study, results, numbers, None).splitlines())
         print_lines(missing_lines(store, runs))
@@ -150,17 +150,17 @@ def conclude_measured(study: Measured, store: Store, given: argparse.Namespace) 
     return 0
 
 
-def tell_confirmations(committed: object, new: object) -> int:
+def print_confirmations(committed: object, new: object) -> int:
     """Say of each committed number whether the new runs confirm it; 1 where one is not."""
     from fedpurin.study.compare import Numbers, confirm
 
     assert isinstance(committed, Numbers)
     assert isinstance(new, Numbers)
-    told = list(confirm(committed, new))
-    for item in told:
+    results = list(confirm(committed, new))
+    for item in results:
         print(f"  {'confirmed' if item.is_confirmed else 'NOT CONFIRMED'}: {item.what}: {item.detail}")
-    wrong = sum(not item.is_confirmed for item in told)
-    print(f"{len(told) - wrong} of {len(told)} committed numbers that were run again are confirmed")
+    wrong = sum(not item.is_confirmed for item in results)
+    print(f"{len(results) - wrong} of {len(results)} committed numbers that were run again are confirmed")
     return 1 if wrong else 0
 
 

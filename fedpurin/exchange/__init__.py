@@ -1,4 +1,7 @@
-"""Encoded updates, sparse collectives and the byte ledger. torch.distributed lives here only."""
+"""Encoded updates, sparse collectives and the byte ledger. torch.distributed lives here only.
+
+`exchange.py` is what a method calls; docs/exchange.md lists the files in reading order.
+"""
 
 from fedpurin.exchange.exchange import Exchange
 from fedpurin.exchange.ledger import Ledger

@@ -26,7 +26,7 @@ from fedpurin.config import ConfigError
 WAIT = timedelta(seconds=300)
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
-_asked = count()
+_num_requests = count()
 _stores: list[Any] = []  # rank 0 may host the store, which has to live while the others read
 
 
@@ -38,7 +38,7 @@ def has_group() -> bool:
 def from_first(name: Callable[[], str]) -> str:
     """What `name` returns on rank 0 of the process group; the other ranks do not call it."""
     store = distributed_c10d._get_default_store()
-    key = f"fedpurin/first/{next(_asked)}"
+    key = f"fedpurin/first/{next(_num_requests)}"
     if dist.get_rank() == 0:
         store.set(key, name())
     return str(store.get(key).decode())

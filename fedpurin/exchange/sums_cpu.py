@@ -220,14 +220,14 @@ def weighted(sent: Tensor, values: Tensor, weights: Tensor) -> Tensor:
 
     def run(first: int, last: int) -> None:
         cursors = starts[:-1, first // _SUM_CHUNK_WORDS].copy()
-        _weigh_chunk(rows[:, first:last], data.view(np.uint32), cursors, factors, total[64 * first : 64 * last])
+        _weighted_chunk(rows[:, first:last], data.view(np.uint32), cursors, factors, total[64 * first : 64 * last])
 
     map_chunks(run, rows.shape[1], _SUM_CHUNK_WORDS)
     return torch.from_numpy(total)
 
 
 @njit()
-def _weigh_chunk(
+def _weighted_chunk(
     sent: NDArray[np.uint64],
     values: NDArray[np.uint32],
     cursors: NDArray[np.uint64],

@@ -26,7 +26,7 @@ from fedpurin.local.client import Client, Diverged, FitResult
 from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.executor import Plan, SerialExecutor
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import hears_stacks, overridden
+from fedpurin.local.hooks import accepts_stacks, overridden
 from fedpurin.local.stack import Stack
 from fedpurin.local.stacked_batches import StackedTests, by_length
 from fedpurin.local.trainer import LocalTrainer, limits_of, loss_of
@@ -101,8 +101,8 @@ class CohortExecutor(SerialExecutor):
 
         seed_global(trainer.seed, f"{first.purpose}/dropout", round_number=round_number, client=clients[0].id)
         losses = torch.zeros(len(clients), device=vectors.device)
-        is_told = first.scored and bool(self._listeners)
-        shared = slice(trainer.space.shared.length) if is_told or first.keeps_gradient else slice(0)
+        notifies = first.scored and bool(self._listeners)
+        shared = slice(trainer.space.shared.length) if notifies or first.keeps_gradient else slice(0)
         gradients = torch.zeros(len(clients), shared.stop, device=vectors.device)
         batches = [self._batches(client, epochs, first.purpose, round_number) for client in clients]
         steps = (num_batches * epochs).tolist()
@@ -131,8 +131,8 @@ class CohortExecutor(SerialExecutor):
         finite = finite_rows(vectors)
         states = [{name: buffer[k] for name, buffer in buffers.items()} for k in range(len(clients))]
         diverged = [trainer.name_divergence(mean, is_finite) for mean, is_finite in zip(means, finite, strict=True)]
-        if is_told:
-            self._tell(clients, vectors, states, gradients, diverged)
+        if notifies:
+            self._notify(clients, vectors, states, gradients, diverged)
         results: dict[int, FitResult] = {}
         for k, (client, fit) in enumerate(zip(clients, fits, strict=True)):
             if diverged[k] is None and fit.keeps_gradient:
@@ -143,7 +143,7 @@ class CohortExecutor(SerialExecutor):
             results[client.id] = FitResult(means[k], seconds, steps[k], diverged[k])
         return [results[client.id] for client, _ in members]
 
-    def _tell(
+    def _notify(
         self,
         clients: Sequence[Client],
         vectors: Tensor,
@@ -156,11 +156,11 @@ class CohortExecutor(SerialExecutor):
         Together where all who listen can; else one after the other in the live module, as after serial fits.
         """
         trainer, kept = self.trainer, [k for k, why in enumerate(diverged) if why is None]
-        if kept and all(hears_stacks(listener) for listener in self._listeners):
+        if kept and all(accepts_stacks(listener) for listener in self._listeners):
             rows = slice(None) if len(kept) == len(clients) else kept
             for listener in self._listeners:
-                told = listener.fits_ended(trainer, [clients[k] for k in kept], vectors[rows], gradients[rows])
-                for k, why in zip(kept, told, strict=True):
+                objections = listener.fits_ended(trainer, [clients[k] for k in kept], vectors[rows], gradients[rows])
+                for k, why in zip(kept, objections, strict=True):
                     diverged[k] = diverged[k] or why
             return
         for k in kept:
@@ -273,7 +273,7 @@ class _Step(nn.Module):
 
 
 class Unreadable(int):
-    """The index of a batch where rows have different ones: it may be handed on, and whoever reads it is told."""
+    """The index of a batch where rows have different ones: it may be handed on, and reading it raises."""
 
     def __new__(cls, step: str) -> Unreadable:
         index = super().__new__(cls, 0)

@@ -52,7 +52,7 @@ def without_index(step: Callable[..., Any]) -> Callable[..., Any]:
     return with_index
 
 
-def hears_stacks(listener: Any) -> bool:
+def accepts_stacks(listener: Any) -> bool:
     """Whether a callback takes many fitted clients at once (`fedpurin.hooks.StackListener`).
 
     Not if a subclass has an `on_fit_end` of its own: it has to be called.

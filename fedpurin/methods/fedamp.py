@@ -51,10 +51,10 @@ class FedAMP(Method):
         return (LocalFit(models={"reference": client.vector.clone()}, values=values),)
 
     def communicate(self, this_round: Round, exchange: Exchange) -> dict[str, float]:
-        weights = exchange.mix(this_round.vectors, self._attend)
+        weights = exchange.mix(this_round.vectors, self._attention_weights)
         return {"collaboration/own": float(weights.diagonal().mean())}
 
-    def _attend(self, distances: Tensor) -> Tensor:
+    def _attention_weights(self, distances: Tensor) -> Tensor:
         attention = self.step * torch.exp(-distances / self.sigma) / self.sigma
         attention.fill_diagonal_(0.0)
         return attention + torch.diag(1.0 - attention.sum(1))

@@ -6,7 +6,7 @@ For the evaluation a client fine-tunes what it received, for `finetune_epochs`; 
 
 `accuracy/personalized` measures the fine-tuned model, `accuracy/merged` θ on the untrained head. Published code fine-tunes
 after the last round; here the model that a round starts from is fine-tuned before the client trains on, so a
-round's figure is that of the θ one round before.
+round's accuracy is that of the θ one round before.
 """
 
 from __future__ import annotations

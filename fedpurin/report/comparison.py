@@ -49,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds: mean, sample standard deviation (NaN for one seed), number of seeds."""
+    """A number over seeds: mean, sample standard deviation (NaN for one seed), number of seeds."""
 
     mean: float
     std: float

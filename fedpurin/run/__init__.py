@@ -1,1 +1,1 @@
-"""A run: how it is built, its folder, checkpoints, resume, lock, signals and processes."""
+"""A run: how it is built (`compose.py`, `build.py`), its folder, checkpoints, resume, lock, signals and processes."""

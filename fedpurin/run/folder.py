@@ -28,12 +28,12 @@ SWEEP_FILES = ("multirun.yaml", "overrides.txt")
 _made: dict[Path, list[Path]] = {}  # folders of this process's starts, each with the parents that it lacked
 
 
-def at_home(arguments: Sequence[str]) -> list[str]:
+def expand_home(arguments: Sequence[str]) -> list[str]:
     """`option=~/path` with the home folder put in, which no shell does there and Hydra's grammar refuses."""
-    return [_at_home(argument) for argument in arguments]
+    return [_expand_home(argument) for argument in arguments]
 
 
-def _at_home(argument: str) -> str:
+def _expand_home(argument: str) -> str:
     match = HOME_VALUE.fullmatch(argument)
     if match is None:
         return argument

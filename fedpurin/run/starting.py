@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 3.0
 before_exit: list[Callable[[], None]] = []
 """What ends the processes that this one has started, where it leaves without its way out."""
 _is_over = threading.Event()
-_heard = threading.Event()
+_handled = threading.Event()
 _is_first: Callable[[], bool] = lambda: True  # noqa: E731
 
 
@@ -35,12 +35,12 @@ def begin(is_first: Callable[[], bool]) -> None:
     numbers = [number for number in HANDLED if not is_ignored(number)]
     numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in numbers:
-        signal.signal(number, _leave)
-    listens, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    _kept[:] = [listens, told]
-    threading.Thread(target=_watch, args=(listens, numbers), name="fedpurin-start", daemon=True).start()
+        signal.signal(number, _exit)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    _kept[:] = [receiver, sender]
+    threading.Thread(target=_watch, args=(receiver, numbers), name="fedpurin-start", daemon=True).start()
 
 
 def over() -> None:
@@ -51,19 +51,19 @@ def over() -> None:
 _kept: list[socket.socket] = []
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    _heard.set()
+def _exit(number: int, frame: FrameType | None) -> None:
+    _handled.set()
     signal.signal(number, signal.SIG_DFL)  # a second one ends at once
     _say(number)
     sys.exit(128 + number)
 
 
-def _watch(listens: socket.socket, numbers: list[signal.Signals]) -> None:
+def _watch(receiver: socket.socket, numbers: list[signal.Signals]) -> None:
     """Leave for a main thread that does not come back to Python."""
-    while number := next(iter(listens.recv(1)), None):
+    while number := next(iter(receiver.recv(1)), None):
         if number not in numbers or _is_over.is_set():
             continue
-        if not _heard.wait(PATIENCE_SECONDS) and not _is_over.is_set():
+        if not _handled.wait(PATIENCE_SECONDS) and not _is_over.is_set():
             _say(number)
             for end in before_exit:
                 end()

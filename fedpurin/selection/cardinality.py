@@ -22,7 +22,7 @@ from fedpurin.selection.reduction.instance import Choice, Instance, Items, Plan,
 from fedpurin.selection.reduction.passes import AggregateEqual, Chain, DropNull, Reduction
 from fedpurin.selection.reduction.prices import FixByPrice, excess_of_bound, fill_ties, price_counts, settle_ties
 from fedpurin.selection.reduction.scan import Scan
-from fedpurin.selection.solver import NonsenseError, Outcome, SolverError, solve_statement
+from fedpurin.selection.solver import InvalidStatusError, Outcome, SolverError, solve_statement
 from fedpurin.space import Layout
 
 _LARGEST_SCORE = 1e6  # as the solver sees it; its absolute tolerances are 1e-9 and 1e-7
@@ -202,7 +202,7 @@ class CardinalityProgram:
                 time_limit=deadline - time.perf_counter(),
                 is_core=self.program.reduce,
             )
-        except NonsenseError:
+        except InvalidStatusError:
             return Outcome(False, False, math.inf, 0.0, 0.0)
 
     def _state(self, num_items: tuple[int, ...], values: Values) -> Statement:

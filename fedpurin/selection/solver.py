@@ -27,7 +27,7 @@ class SolverError(RuntimeError):
     """The solver failed, or gave an answer that its own status or the constraints contradict."""
 
 
-class NonsenseError(SolverError):
+class InvalidStatusError(SolverError):
     """The solver called a program infeasible or unbounded that has a known solution and a known bound."""
 
 
@@ -63,7 +63,7 @@ def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limi
         is_core: small, and a good solution is known already: leave out what looks for one, and what pays late.
 
     Raises:
-        NonsenseError: the solver calls the program infeasible or unbounded.
+        InvalidStatusError: the solver calls the program infeasible or unbounded.
         SolverError: the solver fails.
     """
     start = time.perf_counter()
@@ -129,14 +129,14 @@ def _read(solver: str, raw: Any) -> Outcome:
     if solver == "SCIP":
         model, status = raw["model"], raw["scip_status"]
         if status in ("infeasible", "unbounded", "inforunbd"):
-            raise NonsenseError(f"SCIP stopped with status {status!r}")
+            raise InvalidStatusError(f"SCIP stopped with status {status!r}")
         if status not in ("optimal", "gaplimit", "timelimit"):
             raise SolverError(f"SCIP stopped with status {status!r}")
         return Outcome("primal" in raw, status != "timelimit", -model.getDualbound(), 0.0, model.getSolvingTime())
     if solver == "HIGHS":
         status, info = raw["model_status"], raw["info"]
         if status in ("kInfeasible", "kUnbounded", "kUnboundedOrInfeasible"):
-            raise NonsenseError(f"HIGHS stopped with status {status!r}")
+            raise InvalidStatusError(f"HIGHS stopped with status {status!r}")
         if status not in ("kOptimal", "kTimeLimit"):
             raise SolverError(f"HIGHS stopped with status {status!r}")
         is_finished = status == "kOptimal"

@@ -5,5 +5,5 @@
     runner.py   the missing runs, several side by side           page.py, figure.py  their table, sentences and picture
     measured.py studies of seconds and memory: a script of benchmarks/ in place of runs
 
-Owns no training and no numbers of its own: a run is `fedpurin` with these overrides, and every figure comes from its folder.
+Owns no training and no numbers of its own: a run is `fedpurin` with these overrides, and every number comes from its folder.
 """

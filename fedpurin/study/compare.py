@@ -139,7 +139,7 @@ def confirm(committed: Numbers, new: Numbers) -> Iterator[Confirmation]:
             continue
         name = ", ".join(part for part in (old.variant, old.setting) if part)
         inside = within(now.accuracy.mean, old.accuracy)
-        yield Confirmation(f"accuracy of {name}", inside, _told(now.accuracy.mean, old.accuracy))
+        yield Confirmation(f"accuracy of {name}", inside, _beside(now.accuracy.mean, old.accuracy))
         near = abs(now.megabytes - old.megabytes) <= BYTES_TOLERANCE * old.megabytes
         yield Confirmation(f"bytes of {name}", near, f"{now.megabytes:.2f} MB, committed {old.megabytes:.2f} MB")
     contrasts = {(item.setting, item.of, item.against): item for item in new.contrasts}
@@ -149,8 +149,8 @@ def confirm(committed: Numbers, new: Numbers) -> Iterator[Confirmation]:
             continue
         name = f"{before.of} − {before.against}" + (f", {before.setting}" if before.setting else "")
         inside = within(after.difference.mean, before.difference) and before.verdict == after.verdict
-        told = _told(after.difference.mean, before.difference)
-        yield Confirmation(name, inside, f"{told}; {before.verdict}, now {after.verdict}")
+        detail = _beside(after.difference.mean, before.difference)
+        yield Confirmation(name, inside, f"{detail}; {before.verdict}, now {after.verdict}")
 
 
 def within(value: float, interval: Interval) -> bool:
@@ -158,5 +158,5 @@ def within(value: float, interval: Interval) -> bool:
     return interval.low - 1e-6 <= value <= interval.high + 1e-6
 
 
-def _told(value: float, interval: Interval) -> str:
+def _beside(value: float, interval: Interval) -> str:
     return f"{value:.4f}, committed {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"

@@ -66,4 +66,4 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 )
 def test_a_tilde_is_the_home_folder_in_every_option(given: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/homes/ann")
-    assert folder.at_home([given]) == [meant]
+    assert folder.expand_home([given]) == [meant]

@@ -6,18 +6,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedpurin.selection.solver import NonsenseError, Outcome, SolverError, _read
+from fedpurin.selection.solver import InvalidStatusError, Outcome, SolverError, _read
 
 
 @pytest.mark.parametrize(
     ("solver", "raw", "kind", "message"),
     [
-        ("SCIP", {"model": None, "scip_status": "infeasible"}, NonsenseError, "SCIP stopped with status 'infeasible'"),
+        (
+            "SCIP",
+            {"model": None, "scip_status": "infeasible"},
+            InvalidStatusError,
+            "SCIP stopped with status 'infeasible'",
+        ),
         ("SCIP", {"model": None, "scip_status": "memlimit"}, SolverError, "SCIP stopped with status 'memlimit'"),
         (
             "HIGHS",
             {"model_status": "kUnbounded", "info": None},
-            NonsenseError,
+            InvalidStatusError,
             "HIGHS stopped with status 'kUnbounded'",
         ),
         (

@@ -115,10 +115,10 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
             gain = np.array([value for _, _, value in paired])
             curves += [[*label_columns(group), seed, client, value] for seed, client, value in paired]
             won, lost = int((gain > SAME).sum()), int((gain < -SAME).sum())
-            figures = [gain.mean(), gain.min(), float(np.median(gain)), gain.max()]
-            summary.append([*label_columns(group), won, lost, len(gain) - won - lost, *figures])
+            values = [gain.mean(), gain.min(), float(np.median(gain)), gain.max()]
+            summary.append([*label_columns(group), won, lost, len(gain) - won - lost, *values])
             counts = [Cell(str(count)) for count in (won, lost, len(gain) - won - lost)]
-            cells.append([Cell(group.label), *counts, *(Cell(_signed(value, head)) for value in figures)])
+            cells.append([Cell(group.label), *counts, *(Cell(_signed(value, head)) for value in values)])
             marks.append(_gain_line(group, paired))
         if cells:
             blocks.append((setting, cells))

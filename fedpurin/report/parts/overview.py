@@ -144,10 +144,10 @@ def comparison_table(comparison: Comparison) -> Table:
             line[0] = Cell(written[0], len(groups) > 1 and written[0] != "–" and _is_best(behind[group]))
             line.insert(1, Cell(_interval(behind[group], head)))
             cells.append([Cell(group.label + ("" if group.is_complete else " †")), Cell(str(len(group.runs))), *line])
-            figures = [value for measure in columns for value in (spread[measure.name].mean, spread[measure.name].std)]
+            values = [value for measure in columns for value in (spread[measure.name].mean, spread[measure.name].std)]
             against = behind[group] or Interval(math.nan, math.nan, math.nan, 0)
             identity = (setting, group.method, group.label, len(group.runs), group.is_complete)
-            rows.append([*identity, *figures, against.mean, against.low, against.high])
+            rows.append([*identity, *values, against.mean, against.low, against.high])
         blocks.append((setting, cells))
     figures_of = [f"{measure.name}_{kind}" for measure in columns for kind in ("mean", "std")]
     against_best = ("to_best_mean", "to_best_low", "to_best_high")

@@ -57,7 +57,7 @@ def section(comparison: Comparison) -> Section:
     return Section(
         "sweep",
         f"Against {short_name(x)}",
-        f"Final figures against {x}, mean over seeds.{hint}",
+        f"Final metrics against {x}, mean over seeds.{hint}",
         [by_option(comparison, x), *([] if x.startswith(SETTING) else trade_off(comparison, x))],
     )
 

@@ -22,7 +22,7 @@ from fedpurin.selection.budget.byte_passes import by_tensor
 from fedpurin.selection.programs import Statement, Values, state_budget
 from fedpurin.selection.reduction.instance import Instance, Items, Plan, items_of
 from fedpurin.selection.reduction.scan import Scan
-from fedpurin.selection.solver import NonsenseError, solve_statement
+from fedpurin.selection.solver import InvalidStatusError, solve_statement
 
 _GAP_SCALE = 1e3
 _LARGEST_NUMBER = 1e12  # as the solver sees it: SCIP takes 1e20 for infinity, and 1e-9 for zero
@@ -87,7 +87,7 @@ class BudgetSolver:
                 time_limit=time_limit,
                 is_core=True,
             )
-        except NonsenseError:  # the caller has a solution, and the prices a bound
+        except InvalidStatusError:  # the caller has a solution, and the prices a bound
             return CoreSolution(None, math.inf, True, 0, 0.0, 0.0, has_failed=True)
         return CoreSolution(
             _read(statement, slots, len(instance.curves)) if outcome.has_solution else None,
@@ -243,7 +243,7 @@ def solve_unreduced(
             time_limit=time_limit,
             is_core=False,
         )
-    except NonsenseError:
+    except InvalidStatusError:
         return CoreSolution(None, math.inf, True, len(scores) + len(listed), 0.0, 0.0, has_failed=True)
     plan = None
     if outcome.has_solution:

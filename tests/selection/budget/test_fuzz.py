@@ -11,7 +11,7 @@ import torch
 from fedpurin.config import ProgramConfig
 from fedpurin.exchange.wire.costs import dense_bytes
 from fedpurin.selection import Certificate, Selector, solver
-from fedpurin.selection.solver import NonsenseError
+from fedpurin.selection.solver import InvalidStatusError
 from fedpurin.space import Layout
 from tests.selection import naive
 
@@ -97,7 +97,7 @@ def test_a_solver_that_says_nonsense_leaves_the_known_start(monkeypatch: pytest.
     scores = layout.embed(torch.cat((torch.full((71,), 8.0), torch.full((18,), 12.0), torch.full((85,), 13.0))))
 
     def call_infeasible(*_: object) -> None:
-        raise NonsenseError("SCIP stopped with status 'infeasible'")
+        raise InvalidStatusError("SCIP stopped with status 'infeasible'")
 
     monkeypatch.setattr(solver, "_read", call_infeasible)
     program = ProgramConfig(name="budget", budget=40 + 3 * 4 + 63, gap_tolerance=0.0, reduce=reduce)
