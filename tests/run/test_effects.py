@@ -42,8 +42,8 @@ def test_the_methods_with_masks_are_those_whose_class_needs_them() -> None:
             "horizon has no effect: method=fedpurin_feedback has no collaboration",
         ),
         (
-            ["method=fedpurin_feedback", "exchange=direct"],
-            "exchange has no effect: method=fedpurin_feedback sends no masks",
+            ["method=fedpurin_feedback", "exchange.mode=direct"],
+            "exchange.mode has no effect: method=fedpurin_feedback sends no masks",
         ),
         (["method=local", "program=budget"], "program has no effect: method=local exchanges no masks"),
         (["method=fedavg", "scores.order=first"], "scores.order has no effect: method=fedavg exchanges no masks"),
