@@ -10,8 +10,9 @@ v_i what client i has received of it, and top_k the k entries of largest magnitu
 Nothing is lost on the way: e_i is what a client has yet to send, v − v_i what it has yet to receive, rounding on the wire
 included. d_i comes down, and is merged, when the client is drawn again. Masks do not travel. A client has few classes where
 the effective number of them, exp(−Σ_y p_y ln p_y) with the shares p_y of its samples, is at most `personal` of all.
-Error feedback is Stich et al.'s (NeurIPS 2018); that critical parameters stay and the others are everybody's is what FedCAC
-does past its horizon.
+With `bits` c_i and d_i are quantised (QSGD's Q, `fedpurin/exchange/wire/codes.py`), and what that loses waits like the rest.
+Error feedback is Stich et al.'s (NeurIPS 2018), with Q Basu et al.'s (NeurIPS 2019, arXiv 1906.02367); that critical
+parameters stay and the others are everybody's is what FedCAC does past its horizon.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpurin.exchange import Exchange, Update
+from fedpurin.exchange.wire.codes import Stochastic
 from fedpurin.local.client import Client
 from fedpurin.methods.base import OPTIONS, Method, Round
 from fedpurin.methods.compressed import largest
+from fedpurin.seeding import torch_generator
 from fedpurin.space import Layout, Segment, unpack_mask
 
 
@@ -45,6 +48,8 @@ class FedPURINFeedback(Method):
     personal: Annotated[float, Field(ge=0, le=1)] = 0.75
     """A client keeps its critical parameters where the effective number of its classes is at most this share of all: 0
     lets nobody keep any, 1 everybody. Where labels are no classes, only 0 lets nobody."""
+    bits: Literal[4, 8] | None = None
+    """Bits a value both ways, rounded at random, and four bytes for every 512 values; None: `exchange.value_dtype`."""
     weighting: Literal["samples", "uniform"] = "samples"
     """A client's weight in the server's model: its number of training samples, or one."""
     share_norm: bool = False
@@ -65,7 +70,7 @@ class FedPURINFeedback(Method):
                 client.store("received", client.vector[: shared.length])
                 client.store("unsent", torch.zeros_like(client.extra["received"]))
         behind = [client for client in this_round.clients if not torch.equal(client.extra["received"], self._server)]
-        arrived = exchange.answer({client.id: self._answer(client) for client in behind})
+        arrived = exchange.answer({c.id: self._answer(c, self._draws(this_round, c.id, "down")) for c in behind})
         for client in this_round.clients:
             if client.id in arrived:
                 client.store("received", client.extra["received"] + arrived[client.id].vector)
@@ -78,11 +83,11 @@ class FedPURINFeedback(Method):
         changes, updates = {}, {}
         for i, client in own.items():
             changes[i] = client.vector[: self._shared.length] - client.extra["start"] + client.extra["unsent"]
-            updates[i] = Update(changes[i], largest(changes[i], self.density, self._shared))
+            updates[i] = self._sparse(changes[i], self.density, self._draws(this_round, i, "up"))
         weights = this_round.num_train if self.weighting == "samples" else dict.fromkeys(this_round.ids, 1)
         total = sum(weights[client_id] for client_id in this_round.ids)
         server = self._server.clone()
-        for client_id, received in exchange.gather(updates):
+        for client_id, received in exchange.gather(updates, code=self._code()):
             server += weights[client_id] / total * received.vector
             if client_id in own:
                 own[client_id].store("unsent", changes[client_id] - received.vector)
@@ -90,11 +95,19 @@ class FedPURINFeedback(Method):
         keeping = exchange.processes.gather_objects([self._is_personal(client) for client in this_round.clients])
         return {"collaboration/keeping": sum(map(sum, keeping)) / len(this_round.ids)}
 
-    def _answer(self, client: Client) -> Update:
+    def _answer(self, client: Client, draws: torch.Generator | None = None) -> Update:
         """d_i, the largest of what the client lacks of the server's model."""
         assert self._server is not None, "begin has run"
-        lack = self._server - client.extra["received"]
-        return Update(lack, largest(lack, self.download, self._shared))
+        return self._sparse(self._server - client.extra["received"], self.download, draws)
+
+    def _sparse(self, change: Float32[Tensor, " shared_length"], share: float, draws: torch.Generator | None) -> Update:
+        return Update(change, largest(change, share, self._shared), self._code(), draws)
+
+    def _code(self) -> Stochastic | None:
+        return None if self.bits is None else Stochastic(self.bits)
+
+    def _draws(self, this_round: Round, client_id: int, way: str) -> torch.Generator:
+        return torch_generator(this_round.seed, f"quantise/{way}", round_number=this_round.number, client=client_id)
 
     def _merge(self, client: Client, common: Float32[Tensor, " shared_length"]) -> Float32[Tensor, " length"]:
         """The client's own critical parameters, where it keeps them, and the common others."""

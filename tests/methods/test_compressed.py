@@ -83,6 +83,26 @@ def test_topk_in_8_bits(tmp_path: Path) -> None:
     assert (history[0]["bytes/up"], history[0]["bytes/down"]) == (2 * 46, 2 * 47)
 
 
+@pytest.mark.parametrize(("bits", "value_bytes"), [(8, 2), (4, 1)])
+def test_topk_quantised_feeds_both_losses_back(tmp_path: Path, bits: int, value_bytes: int) -> None:
+    """(2, ½, −1) sends 2 and −1 at scale 2, (4, −8, ½) sends 4 and −8 at scale 8; what is lost is within a level."""
+    result = run3(tmp_path, Pull3(), "method=topk", "method.density=0.67", f"method.bits={bits}", "trainer.rounds=1")
+    # 40 of header, 4 of table, 4 of scale, a bitmap of one byte
+    assert result.history[0]["bytes/up"] == 2 * (49 + value_bytes)
+    received = []
+    for client in result.federation.clients.values():
+        has_first = int(client.class_counts.argmax()) == 0
+        update, unsent, scale = ([2.0, 0.5, -1.0], 1, 2.0) if has_first else ([4.0, -8.0, 0.5], 2, 8.0)
+        error = client.extra["error"][:3]
+        assert float(error[unsent]) == 0.5, "what is not sent waits whole"
+        received.append(torch.tensor(update) - error)
+        steps = received[-1] * (2 ** (bits - 1) - 1) / scale
+        assert torch.allclose(steps, steps.round(), atol=1e-4), "only levels arrive"
+        lost = torch.cat([error[:unsent], error[unsent + 1 :]])
+        assert float(lost.abs().max()) <= scale / (2 ** (bits - 1) - 1)
+    assert torch.allclose(client.vector[:3], (received[0] + received[1]) / 2)
+
+
 def test_stc_sends_one_magnitude_both_ways(tmp_path: Path) -> None:
     """Two of three: (2, ½, −1) gives ±1½, (4, −8, ½) gives ±6; mean (3¾, −3, −¾), of which ±3⅜ goes down."""
     model, history = pull3(tmp_path, "method=stc", "method.density=0.67", "trainer.rounds=1")

@@ -40,6 +40,28 @@ def test_critical_parameters_stay_and_changes_travel(tmp_path: Path) -> None:
     assert [record["collaboration/keeping"] for record in result.history] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_changes_cost_their_bits(tmp_path: Path, bits: int) -> None:
+    """The largest of a message's values is a level, so one value arrives whole: a byte and a scale of four."""
+    result = run3(tmp_path, Pull3(), *OPTIONS, f"method.bits={bits}")
+    assert models(result) == [[3.0, -1.5, -1.0], [4.0, -12.0, 0.5]]
+    sent = [(record["bytes/up"], record["bytes/down"]) for record in result.history]
+    assert sent == [(2 * 50, 0), (2 * 50, 2 * 50)]
+
+
+def test_what_quantising_loses_waits(tmp_path: Path) -> None:
+    """Two values a message, of which the smaller falls between two of seven levels; received and unsent add up."""
+    result = run3(tmp_path, Pull3(), *OPTIONS, "method.density=0.67", "method.bits=4", "trainer.rounds=1")
+    one, two = sorted(result.federation.clients.values(), key=lambda client: float(client.vector[0]))
+    server = torch.zeros(3)
+    for client, change, scale in ((one, [2.0, 0.5, -1.0], 2.0), (two, [4.0, -8.0, 0.5], 8.0)):
+        sent = torch.tensor(change) - client.extra["unsent"][:3]
+        assert torch.allclose(sent * 7 / scale, (sent * 7 / scale).round(), atol=1e-5)
+        assert 1 <= int((client.extra["unsent"][:3] != 0).sum()) <= 2
+        server += sent / 2
+    assert torch.allclose(result.federation.method.state_dict()["server"][:3], server)
+
+
 @pytest.mark.parametrize("personal", [0.0, 0.49])
 def test_clients_of_all_classes_take_the_common_model(tmp_path: Path, personal: float) -> None:
     """Both start the second round from (0, −4, 0); each has one class of two, an effective share of a half."""
