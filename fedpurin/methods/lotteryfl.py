@@ -42,16 +42,14 @@ class LotteryFL(Partial):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._initial: Tensor | None = None
+        self._draws = False
 
     def begin(self, this_round: Round, exchange: Exchange, shared: Layout) -> None:
-        is_first = self._global is None
+        self._draws = self._global is not None  # in the first round nobody has trained yet
         super().begin(this_round, exchange, shared)
-        if is_first:
+        if not self._draws:
             assert self._global is not None
             self._initial = self._global.clone()
-            return
-        for client in this_round.clients:
-            self._draw(client)
 
     def _draw(self, client: Client) -> None:
         """Prune and start again, or leave the model as it was received."""
@@ -67,6 +65,8 @@ class LotteryFL(Partial):
         client.vector[: self._shared.length] = self._initial * kept[: self._shared.length]
 
     def plan(self, client: Client, round_number: int) -> tuple[LocalFit, ...]:
+        if self._draws:  # here, so that a client that diverges from its new start is given back the ticket it had
+            self._draw(client)
         return (LocalFit(update_mask=self.shared_elements(client)),)
 
     def shared_elements(self, client: Client) -> Tensor:

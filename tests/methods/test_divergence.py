@@ -89,3 +89,16 @@ def test_fedpm_counts_who_was_drawn(tmp_path: Path) -> None:
     poison, _ = run(tmp_path, "fedpm", "serial")
     alpha, beta = poison.server["alpha"], poison.server["beta"]
     assert set((alpha + beta).tolist()) == {5.0}
+
+
+def test_a_ticket_that_diverges_is_not_drawn(tmp_path: Path) -> None:
+    """With `accuracy: 0` everybody prunes in the second round; whoever diverges then is as it was: whole, not rewound."""
+    config, poison = composed("lotteryfl"), Poison()
+    config = replace(config, method={**config.method, "accuracy": 0})
+    federation = build(config, tmp_path, module=Tiny(), train=TRAIN, test=TEST, callbacks=[poison])
+    federation.run()
+    begun, found = poison.states["begun"], poison.states["round 1"]
+    assert bool(found["kept"].all())
+    assert torch.equal(found["vector"], begun["vector"])
+    others = [client.extra["kept"] for client in federation.clients.values() if client.id != POISONED]
+    assert all(0 < float((kept == 0).float().mean()) < 0.11 for kept in others)
