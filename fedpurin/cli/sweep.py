@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,10 @@ def main(arguments: Sequence[str]) -> int:
     lines.add_argument("--seed", metavar="N", type=int, help="of the draws (default 0)")
     given = parser.parse_args(list(arguments))
     if given.command == "expand":
-        print_lines(expand(read_sweep(given.file), given.count, given.seed))
+        runs = expand(read_sweep(given.file), given.count, given.seed)
+        if repeats := len(runs) - len(set(runs)):
+            print(f"fedpurin: {repeats} of {len(runs)} lines repeat others", file=sys.stderr)
+        print_lines(runs)
         return 0
     return show_status(given.sweep_dir, given.all)
 

@@ -24,6 +24,7 @@ AGENTS_OWN = ("resume=", "hydra.", "logger=")
 PARAMETER_KEYS = frozenset({"value", "values", "probabilities", "distribution", "min", "max", "mu", "sigma", "q"})
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./:@+-]*")  # read back by Hydra as the same text
 _NOT_TEXT = frozenset({"null", "true", "false", "nan", "inf"})
+_FIXED = re.compile(r"[+~]{0,2}[A-Za-z_][A-Za-z0-9_./@-]*=[\s\S]*|--config-dir=[\s\S]+")
 _NAME = re.compile(r"[+~]{0,2}[A-Za-z_][A-Za-z0-9_./@-]*")
 
 
@@ -62,6 +63,8 @@ def expand(sweep: Mapping[str, Any], count: int | None, seed: int | None) -> lis
         _check(name, options)
     fixed = fixed_overrides(sweep)
     cap, method = sweep.get("run_cap"), sweep.get("method", "grid")
+    if cap is not None and (not isinstance(cap, int) or cap < 1):
+        raise ConfigError(f"run_cap={cap!r} is not possible: it should be a whole number, at least 1")
     if count is None and method != "grid":
         count = cap
     if count is None:
@@ -83,9 +86,23 @@ def expand(sweep: Mapping[str, Any], count: int | None, seed: int | None) -> lis
 
 
 def fixed_overrides(sweep: Mapping[str, Any]) -> list[str]:
-    """The overrides in the file's `command` that every run gets, those of W&B's agent left out."""
-    texts = [str(item) for item in sweep.get("command") or () if "=" in str(item)]
-    return [text for text in texts if not text.startswith(AGENTS_OWN)]
+    """The overrides in the file's `command` that every run gets, those of W&B's agent left out.
+
+    Raises:
+        ConfigError: something else in it that would have an effect: a variable, a flag, several words in one.
+    """
+    command = sweep.get("command") or ()
+    if not isinstance(command, str | list | tuple):
+        raise ConfigError(f"command={command!r}: needs a list of words")
+    texts = shlex.split(command) if isinstance(command, str) else [str(item) for item in command]
+    texts = [text for text in texts if "=" in text and not text.startswith(AGENTS_OWN)]
+    for text in texts:
+        if not _FIXED.fullmatch(text) or text.partition("=")[0].isupper():
+            why = (
+                "is a variable: set it where the array runs (slurm/site.sh)" if text[0].isupper() else "is no override"
+            )
+            raise ConfigError(f"command: {text} {why}; lines hold overrides only, one to an entry")
+    return texts
 
 
 def hydra_value(value: Any) -> str:
@@ -106,8 +123,10 @@ def hydra_value(value: Any) -> str:
         return "{" + ",".join(f"{key}:{hydra_value(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
         raise ConfigError(f"{value!r}: an override cannot hold a {type(value).__name__}")
-    if "\n" in value or "\r" in value:
-        raise ConfigError(f"{value!r}: an override in a line cannot hold a line break")
+    if set(value) & set("\n\r\0"):
+        raise ConfigError(f"{value!r}: an override in a line cannot hold a line break or a null")
+    if "${" in value:
+        raise ConfigError(f"{value!r}: an override with ${{...}} means another option's value; write it without")
     if _BARE.fullmatch(value) and value.lower() not in _NOT_TEXT:
         return value
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -155,6 +174,9 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(f"{name!r} is not the name of an option")
     if unknown := sorted(map(str, options.keys() - PARAMETER_KEYS)):
         raise ConfigError(f"{name}: {unknown[0]} is not known here")
+    if excess := sorted(options.keys() - _read_by(options)):
+        rest = " and ".join(sorted(options.keys() & {"values", "value", "distribution"} - {excess[0]})) or "min and max"
+        raise ConfigError(f"{name}: {excess[0]} beside {rest} has no effect; leave one out")
     values = options.get("values")
     if "values" in options and (not isinstance(values, list) or not values):
         raise ConfigError(f"{name}: values={values!r} is not a list of at least one value")
@@ -163,6 +185,17 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
         fits = isinstance(weights, list) and isinstance(values, list) and len(weights) == len(values)
         if not fits or not all(isinstance(w, int | float) and w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
             raise ConfigError(f"{name}: probabilities={weights!r} are not one for each value that add up to 1")
+
+
+def _read_by(options: Mapping[str, Any]) -> set[str]:
+    """The keys that count in a parameter, by its kind."""
+    kind = str(options.get("distribution", ""))
+    if "values" in options:
+        return {"values", "probabilities"} | ({"distribution"} if kind.startswith("categorical") else set())
+    if "value" in options:
+        return {"value"} | ({"distribution"} if kind == "constant" else set())
+    ends = {"mu", "sigma"} if "normal" in kind else {"min", "max"}
+    return {"distribution", *ends} | ({"q"} if kind.startswith("q_") else set())
 
 
 def _values(options: Mapping[str, Any]) -> list[Any] | None:
@@ -184,12 +217,17 @@ def _draw(name: str, options: Mapping[str, Any], dice: random.Random) -> Any:
         known = ", ".join(_DRAWS)
         raise ConfigError(f"{name}: distribution {kind} is not known here; use one of {known} (q_ for steps)")
     first, second = (options.get("mu", 0.0), options.get("sigma", 1.0)) if "normal" in base else (low, high)
-    if not isinstance(first, int | float) or not isinstance(second, int | float):
+    if isinstance(first, bool) or not isinstance(first, int | float) or not isinstance(second, int | float):
         raise ConfigError(f"{name}: needs values, value, or min and max")
     ordered = "normal" in base or first <= second
     if not ordered or (base == "log_uniform_values" and first <= 0):
         raise ConfigError(f"{name}: min={first}, max={second} is not possible for {kind}")
-    value = draw(dice, first, second)
+    try:
+        value = draw(dice, first, second)
+    except OverflowError:
+        raise ConfigError(
+            f"{name}: {kind} of {first} and {second} is too large: they are logarithms (log_uniform_values takes values)"
+        ) from None
     if kind == base:
         return value
     step = options.get("q", 1)

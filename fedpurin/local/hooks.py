@@ -24,6 +24,11 @@ NOT_CALLED = (
     "on_validation_start", "on_validation_end", "on_validation_batch_start", "on_validation_batch_end",
 )  # fmt: skip
 """Would change what is learned or measured, and is not done here: a module that overrides one is refused."""
+REMOVED = (
+    "training_epoch_end", "validation_epoch_end", "training_step_end", "validation_step_end", "on_epoch_start",
+    "on_epoch_end", "on_pretrain_routine_start", "on_pretrain_routine_end", "tbptt_split_batch",
+)  # fmt: skip
+"""Hooks of Lightning 1 that Lightning 2 does not call either; a module that still has one relies on it."""
 
 
 def overridden(owner: Any, hook: str) -> bool:

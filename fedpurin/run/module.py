@@ -22,12 +22,14 @@ from torch.nn.parameter import is_lazy
 from fedpurin.config import ConfigError
 from fedpurin.data import Samples
 from fedpurin.local.counters import counting
-from fedpurin.local.hooks import NOT_CALLED, STEPS, overridden, takes_batch_index, without_index
+from fedpurin.local.hooks import NOT_CALLED, REMOVED, STEPS, overridden, takes_batch_index, without_index
 from fedpurin.local.optimizer import configured
 from fedpurin.seeding import derive_seed
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
 TRIAL_SAMPLES = 4
+NO_TRAINER = ("is not attached to a `Trainer`", "not available when using Fabric")
+"""What Lightning says to a module that asks for its Trainer."""
 
 
 def client_module(model: Any, *, of_user: bool) -> LightningModule:
@@ -60,6 +62,11 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
     if ignored:
         raise ConfigError(
             f"model: {type(model).__name__} overrides {', '.join(ignored)}, which clients' fits do not call"
+        )
+    if old := [hook for hook in REMOVED if overridden(model, hook)]:
+        raise ConfigError(
+            f"model: {type(model).__name__} has {', '.join(old)}, which Lightning calls no more since version 2; "
+            f"write on_{old[0].removeprefix('on_').replace('training', 'train')} or another hook of today"
         )
     module = _adapted(model)
     if not module.automatic_optimization:
@@ -155,7 +162,10 @@ def check_single_samples(module: LightningModule, pool: Samples, sizes: Sequence
 
 def one_line(error: BaseException) -> str:
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-    return text if len(text) < 300 else text[:297] + "…"
+    text = text if len(text) < 300 else text[:297] + "…"
+    if any(sign in text for sign in NO_TRAINER):
+        text += " (a client has no Trainer; self.current_epoch, self.global_step and self.round count)"
+    return text
 
 
 def _step(module: LightningModule, step: str, pool: Samples, count: int = TRIAL_SAMPLES) -> Any:

@@ -110,6 +110,13 @@ def test_overrides_in_the_command_are_kept() -> None:
         ({"a": {"min": 3, "max": 1}}, "a: min=3, max=1 is not possible for int_uniform"),
         ({"a": 3}, "a: needs values, value, or a distribution"),
         ({"a": {"parameters": {"b": {"value": 1}}, "value": 2}}, "a: value beside parameters"),
+        ({"a": {"values": [1, 2], "min": 3}}, "a: min beside values has no effect"),
+        ({"a": {"values": [1, 2], "value": 3}}, "a: value beside values has no effect"),
+        ({"a": {"min": 0.1, "max": 0.9, "q": 0.1}}, "a: q beside min and max has no effect"),
+        ({"a": {"min": False, "max": True}}, "a: needs values, value, or min and max"),
+        ({"a": {"distribution": "log_uniform", "min": 1000, "max": 2000}}, "they are logarithms"),
+        ({"a": {"value": "nul\0"}}, "cannot hold a line break or a null"),
+        ({"a": {"value": "${seed}"}}, "means another option's value"),
     ],
 )
 def test_what_lines_cannot_say_is_refused(sweep: dict[str, Any], message: str) -> None:
@@ -124,6 +131,43 @@ def test_what_would_change_the_runs_is_refused() -> None:
         expand({"parameters": parameters, "early_terminate": {"type": "hyperband"}}, None, None)
     with pytest.raises(ConfigError, match="method: bayes draws its runs; say how many"):
         expand({"parameters": parameters, "method": "bayes"}, None, None)
+
+
+def test_a_command_in_one_string_is_split_as_a_shell_does() -> None:
+    sweep = {"command": "fedpurin method=local name='a b' ${args_no_hyphens}", "parameters": {"seed": {"value": 1}}}
+    assert expand(sweep, None, None) == ['method=local "name=a b" seed=1'.replace('"', "'")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("WANDB_MODE=offline", "command: WANDB_MODE=offline is a variable: set it where the array runs"),
+        ("--lr=0.1", "command: --lr=0.1 is no override"),
+        (
+            "fedpurin method=local",
+            "command: fedpurin method=local is no override; lines hold overrides only, one to an",
+        ),
+    ],
+)
+def test_what_a_command_does_besides_overrides_is_refused(entry: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand({"command": ["env", entry, "${args_no_hyphens}"], "parameters": {"seed": {"value": 1}}}, None, None)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("cap", [0, "many", 1.5])
+def test_a_cap_that_is_no_number_of_runs_is_refused(cap: Any) -> None:
+    with pytest.raises(ConfigError, match=r"run_cap=.* is not possible"):
+        expand({"run_cap": cap, "parameters": {"seed": {"values": [1, 2]}}}, None, None)
+
+
+def test_lines_that_repeat_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("parameters:\n  seed: {values: [1, 1, 2]}\n")
+    assert main(["sweep", "expand", str(path)]) == 0
+    told = capsys.readouterr()
+    assert told.err == "fedpurin: 1 of 3 lines repeat others\n"
+    assert told.out == "seed=1\nseed=1\nseed=2\n"
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -83,6 +83,37 @@ def test_a_plain_network_is_wrapped_as_the_command_line_does(tmp_path: Path) -> 
     assert [name for name, _ in module.named_parameters()] == ["backbone.weight", "backbone.bias"]
 
 
+class Former(Tiny):
+    """Written for Lightning 1."""
+
+    def training_epoch_end(self, outputs: Any) -> None:
+        pass
+
+    def validation_step_end(self, outputs: Any) -> None:
+        pass
+
+
+class Asks(Tiny):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (1 + self.trainer.current_epoch)
+
+
+def test_hooks_of_lightning_1_are_refused(tmp_path: Path) -> None:
+    line = refusal(tmp_path, Former())
+    assert line == (
+        "model: Former has training_epoch_end, validation_step_end, which Lightning calls no more since version 2; "
+        "write on_train_epoch_end or another hook of today"
+    )
+
+
+def test_a_module_that_asks_for_its_trainer_is_told_what_counts_instead(tmp_path: Path) -> None:
+    line = refusal(tmp_path, Asks())
+    assert line.startswith(
+        "model: Asks does not fit samples of shape 6 (data, model): training_step raised RuntimeError"
+    )
+    assert line.endswith("(a client has no Trainer; self.current_epoch, self.global_step and self.round count)")
+
+
 def test_layers_that_are_made_late(tmp_path: Path) -> None:
     federations = [built(tmp_path / name, Late()) for name in "ab"]
     module = federations[0].trainer.module
