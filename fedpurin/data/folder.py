@@ -158,7 +158,9 @@ def _check_classes(root: Path, train: set[str], test: set[str], *, of_clients: b
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+    )
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -196,6 +198,9 @@ def _decode(path: Path, surplus_bits: int) -> Tensor:
     """An image as uint8 [C, H, W], C = 1 or 3, turned upright as its EXIF tag says; transparency is dropped."""
 
     def convert(image: Image.Image) -> Tensor:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a camera's photograph and its previews
+        if frames > 1:
+            raise ValueError(f"it holds {frames} frames or pages, and a file is one sample; save them one to a file")
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             raise ValueError("its pixels are floating numbers of unknown range; save it with 8 or 16 bits a pixel")

@@ -101,14 +101,14 @@ def _read(dataset: Any, split: str, collate: Collate | None, label: str | None) 
     if len(dataset) == 0:
         raise ConfigError(f"the {split} data set is empty; it needs at least one sample")
     if collate is not None:
-        samples = [dataset[index] for index in range(len(dataset))]
+        samples = [_item(dataset, split, index) for index in range(len(dataset))]
         return Collated(samples, collate, _labels(samples, label))
     if isinstance(dataset, TensorDataset):  # no loop over samples that are tensors already
         if len(dataset.tensors) == 2:
             return _pair(*dataset.tensors, split)
         tensors = tuple(_convert(tensor) for tensor in dataset.tensors)
         return Stacked(tensors, pytree.tree_structure(tensors), _as_classes(tensors[-1]))
-    samples = [_parts(dataset[index], split, index, is_sample=True) for index in range(len(dataset))]
+    samples = [_parts(_item(dataset, split, index), split, index, is_sample=True) for index in range(len(dataset))]
     flat = [pytree.tree_flatten(sample) for sample in samples]
     structure = flat[0][1]
     for index, (_, other) in enumerate(flat):
@@ -125,6 +125,14 @@ def _read(dataset: Any, split: str, collate: Collate | None, label: str | None) 
     if isinstance(samples[0], tuple | list) and len(samples[0]) == 2 and len(columns) == 2:
         return _pair(columns[0], columns[1], split)
     return Stacked(tuple(columns), structure, _stacked_labels(pytree.tree_unflatten(columns, structure), label))
+
+
+def _item(dataset: Any, split: str, index: int) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ConfigError(f"sample {index} of the {split} data set cannot be read: {what}") from error
 
 
 def _parts(value: Any, split: str, index: int, *, is_sample: bool = False) -> Any:
@@ -157,6 +165,7 @@ def _is_numeric(value: Sequence[Any]) -> bool:
 
 def _convert(part: Tensor) -> Tensor:
     """float32 and int64, the types that clients compute in; bytes and truth values stay."""
+    part = part.detach()
     if part.is_floating_point():
         return part.float()
     return part if part.dtype in (torch.uint8, torch.bool) or part.is_complex() else part.to(torch.int64)
@@ -175,6 +184,13 @@ def _pair(inputs: Tensor, targets: Tensor, split: str) -> tuple[Tensor, Tensor]:
             )
     elif inputs.is_complex():
         raise ConfigError(f"the {split} samples are {inputs.dtype}; integers or a floating type are possible")
+    elif inputs.is_floating_point() and not (whole := inputs.flatten(1).isfinite().all(1)).all():
+        bad = (~whole).nonzero().flatten()
+        warnings.warn(
+            f"{len(bad)} of the {split} samples, the first of them {int(bad[0])}, are not finite (NaN or infinite): their "
+            "clients diverge unless the module handles them",
+            stacklevel=4,
+        )
     return inputs.to(torch.int64) if inputs.dtype == torch.bool else inputs, targets
 
 

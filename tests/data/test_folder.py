@@ -28,6 +28,7 @@ def write_folder(root: Path) -> None:
         write(root / split / "bee" / "2.JPG", size=(15, 15), colour=60)
         (root / split / "bee" / "notes.txt").write_text("passed over")
         (root / split / ".hidden").mkdir()
+        (root / split / "__MACOSX").mkdir()  # what an archive made on a Mac unpacks
 
 
 def read(root: Path, **options: object) -> LabelledData:
@@ -200,6 +201,15 @@ def test_twelve_bits_in_sixteen_keep_their_levels(tmp_path: Path) -> None:
     write(tmp_path / "test" / "ant" / "1.png", "I;16", colour=0x0800)
     data = read(tmp_path)
     assert (int(data.train.inputs[0].max()), int(data.test.inputs[0].max())) == (0xFF, 0x80)
+
+
+@pytest.mark.parametrize("name", ["9.gif", "9.tif"])
+def test_files_of_several_frames_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path)
+    frames = [Image.new("L", (8, 8), level) for level in (10, 20, 30)]
+    frames[0].save(tmp_path / "train" / "ant" / name, save_all=True, append_images=frames[1:])
+    with pytest.raises(ConfigError, match=rf"ant/{name} cannot be decoded \(it holds 3 frames or pages, and a file is"):
+        read(tmp_path)
 
 
 def test_floating_pixels_are_refused_by_name(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from fedpurin.config import ConfigError, PartitionConfig
 from fedpurin.data import Pool, from_datasets, partition
@@ -33,6 +33,38 @@ def test_several_inputs_keep_their_order_and_types() -> None:
     whole = from_datasets(tensors, tensors)
     assert [part.dtype for part in next(whole.train.batches([0], 1))] == [torch.float32, torch.bool, torch.int64]
     assert whole.class_names == ("0", "1", "2", "3")
+
+
+class Broken(Dataset[Any]):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 3:
+            raise OSError("the disk\nwent away")
+        return torch.zeros(2), 0
+
+
+def test_a_sample_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^sample 3 of the training data set cannot be read: OSError: the disk went away$"
+    ):
+        from_datasets(Broken(), Broken())
+
+
+def test_samples_that_are_not_finite_are_told() -> None:
+    x = torch.zeros(6, 2)
+    x[4, 1], x[5, 0] = torch.nan, torch.inf
+    data = TensorDataset(x, torch.arange(6) % 2)
+    with pytest.warns(UserWarning, match=r"2 of the training samples, the first of them 4, are not finite"):
+        from_datasets(data, TensorDataset(torch.zeros(2, 2), torch.arange(2)))
+
+
+def test_samples_that_require_a_gradient_are_data_all_the_same() -> None:
+    data = TensorDataset(torch.ones(4, 2, requires_grad=True), torch.arange(4) % 2)
+    read = from_datasets(data, data)
+    assert isinstance(read.train, Pool)
+    assert not read.train.inputs.requires_grad
 
 
 def test_an_epoch_is_the_same_in_small_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
