@@ -80,22 +80,27 @@ def loads_torch(arguments: Sequence[str]) -> bool:
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.cli.multirun import Multirun, keep_folders, sweep_folder
-    from fedpurin.cli.sweep import before_sweep, planned_jobs
+    from fedpurin.cli.sweep import before_sweep, planned_jobs, search_path
     from fedpurin.run.compose import compose_config, run_overrides
     from fedpurin.run.effects import remarks, say
-    from fedpurin.run.folder import is_default, note, quoted, settle, withdraw
+    from fedpurin.run.folder import as_first, is_default, is_interpolated, note, quoted, settle, withdraw
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
     from fedpurin.run.slurm import slurm_world
 
-    overrides = run_overrides(arguments)
-    if overrides is None:  # a sweep, or Hydra showing its configuration
-        jobs = planned_jobs(arguments)
-        folder = sweep_folder(jobs, arguments)
-        placed = [*arguments, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
-        check_sweep_folder(placed, jobs[0] if jobs else ())
-        sys.argv[1:] = [*placed, *keep_folders(jobs, placed)]
-        say(before_sweep(jobs))
+    is_sweep = bool({"-m", "--multirun"} & set(arguments))
+    overrides = run_overrides([argument for argument in arguments if argument not in ("-m", "--multirun")])
+    if overrides is None:  # Hydra shows its configuration
+        _run_hydra()
+        return
+    if is_sweep:
+        jobs = planned_jobs(overrides)
+        folder = sweep_folder(jobs, overrides)
+        placed = [*overrides, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
+        whole = [[*job, *search_path(overrides)] for job in jobs]
+        check_sweep_folder(placed, whole[0] if whole else ())
+        sys.argv[1:] = ["-m", *placed, *keep_folders(jobs, placed)]
+        say(before_sweep(whole))
         multirun = Multirun(len(jobs)) if jobs and is_first_process() else None
         try:
             _run_hydra(multirun)
@@ -109,6 +114,8 @@ def train(arguments: Sequence[str]) -> None:
     slurm_world(config.trainer.devices)
     if is_default(run_dir, overrides):
         run_dir = settle(run_dir)
+    elif is_interpolated(overrides):
+        run_dir = as_first(run_dir)
     check_folder(config, run_dir)  # before Hydra writes into it
     if not is_first_process():  # another rank of this run: the folder is the first one's
         run(config, run_dir)
@@ -173,7 +180,7 @@ def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | No
         if multirun is not None and follows:
             multirun.begin(hydra_config.overrides.task, Path(hydra_config.sweep.dir))
         try:
-            run(to_config(mapping, hydra_config), run_dir)
+            run(to_config(mapping, hydra_config), run_dir, of_sweep=hydra_config.mode == RunMode.MULTIRUN)
         except ConfigError as mistake:
             if hydra_config.mode != RunMode.MULTIRUN:
                 raise SystemExit(_report_error(mistake, code=2)) from mistake

@@ -116,7 +116,8 @@ def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
         return " ".join(
             [f"SWEEP_DIR={folder} sbatch --array={tasks} slurm/array.sbatch {folder}/overrides.txt", *further]
         )
-    lines = []
+    lines: list[str] = []
+    path = "".join(f" {quote(item)}" for item in _search_path_of(sweep_dir))
     taken = {run.name for run in runs}
     spare = max([int(name) for name in taken if name.isdigit()], default=-1)
     for run in left:
@@ -128,7 +129,7 @@ def command_for(sweep_dir: Path, runs: Sequence[Run]) -> str | None:
         if run.rounds or not run.overrides:
             lines.append(f"fedpurin resume {where}")
         else:
-            lines.append(f"fedpurin {run.overrides} hydra.run.dir={where} resume=auto")
+            lines.append(f"fedpurin {run.overrides}{path} hydra.run.dir={where} resume=auto")
     return "\n".join(lines)
 
 
@@ -153,13 +154,11 @@ def wanted_jobs(task: Sequence[str]) -> list[list[str]]:
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
-def planned_jobs(arguments: Sequence[str]) -> list[list[str]]:
-    """The runs that a command line asks Hydra for; none where it is no sweep, or one that Hydra will refuse."""
+def planned_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The runs that a sweep's overrides ask Hydra for; none where it will refuse them."""
     from hydra.errors import HydraException
 
-    if not {"-m", "--multirun"} & set(arguments):
-        return []
-    task = [item for item in arguments if not item.startswith(("-", "hydra.", "hydra/")) and "=" in item]
+    task = [item for item in overrides if not item.startswith(("hydra.", "hydra/")) and "=" in item]
     try:
         return wanted_jobs(task)
     except HydraException:
@@ -183,6 +182,20 @@ def multirun_overrides(sweep_dir: Path) -> list[str]:
     except (reader.Unreadable, KeyError, TypeError):
         return []
     return [str(override) for override in task or ()]
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """Of these overrides the one that says where further configurations lie."""
+    return [item for item in overrides if item.startswith("hydra.searchpath=")]
+
+
+def _search_path_of(sweep_dir: Path) -> list[str]:
+    """The folder of configurations that the sweep was started with (--config-dir), as an override."""
+    try:
+        own = reader.read_yaml(sweep_dir / "multirun.yaml")["hydra"]["overrides"]["hydra"]
+    except (reader.Unreadable, KeyError, TypeError):
+        return []
+    return search_path([str(override) for override in own or ()])
 
 
 def asked_overrides(run_dir: Path) -> list[str] | None:

@@ -53,6 +53,8 @@ class Processes:
         self._data: Any = None
         self._heartbeat: Heartbeat | None = None
         if self.size > 1:
+            for earlier in _open:
+                earlier.stop()  # its run is over, and its signs of life are these ranks'
             timeout = timedelta(seconds=timeout_seconds)
             self._control = dist.new_group(backend="gloo", timeout=timeout)
             self._data = self._control if self.device.type == "cpu" else dist.new_group(timeout=timeout)
@@ -158,7 +160,7 @@ class Processes:
         self._heartbeat = None
 
     def close_at_exit(self) -> None:
-        """Close when the interpreter ends: a script may have further runs, over the same process group."""
+        """Close when the interpreter ends: a script or a sweep may have further runs, over the same process group."""
         if self.size > 1:
             if not _open:
                 atexit.register(_close_open)
@@ -199,7 +201,7 @@ class Processes:
 
 
 _open: list[Processes] = []
-"""Of a script's runs; all have the one default process group."""
+"""Of a script's or a sweep's runs; all have the one default process group."""
 
 
 def _close_open() -> None:

@@ -50,9 +50,9 @@ def compose_config(overrides: Sequence[str]) -> tuple[Config, Path]:
 
 
 def run_overrides(arguments: Sequence[str]) -> list[str] | None:
-    """The overrides of a plain run, in which `--config-dir DIR` has become Hydra's search path.
+    """The overrides of a run or sweep, in which `--config-dir DIR` has become Hydra's search path.
 
-    None where any other flag stands: a sweep, or Hydra showing something.
+    None where any other flag stands: Hydra shows something.
 
     Raises:
         ConfigError: there is no such folder.

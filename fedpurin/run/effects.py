@@ -191,7 +191,7 @@ def _situation(job: Sequence[str], known: dict[tuple[str, ...], Situation]) -> S
         item
         for item in job
         if ("." not in option_of(item) and option_of(item) != "seed") or option_of(item) in deciding
-        or option_of(item).startswith(("model._target_", "method._target_"))
+        or option_of(item).startswith(("model._target_", "method._target_", "hydra.searchpath"))
     )  # fmt: skip
     if choices not in known:
         known[choices] = Situation.of(compose_config(choices)[0])

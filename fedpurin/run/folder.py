@@ -1,8 +1,8 @@
 """Which folder a run or a sweep without a chosen one gets: named once, by the first process, and free.
 
-Owns: taking the next free name, handing it to the other ranks (torchrun, srun, Fabric's launcher), taking the folder
-away again after a mistake. Does not own: what lies in the folder (record.py), a chosen `hydra.run.dir`, which every rank
-knows from its options.
+Owns: taking the next free name, handing it to the other ranks (torchrun, srun, Fabric's launcher), also a chosen one whose
+name the clock makes, taking the folder away again after a mistake. Does not own: what lies in the folder (record.py), any
+other chosen `hydra.run.dir`, which every rank knows from its options.
 """
 
 from __future__ import annotations
@@ -52,6 +52,21 @@ def is_default(folder: Path, overrides: Sequence[str], option: str = "hydra.run.
     """Whether the clock named this folder, and neither the overrides nor an experiment did."""
     chosen = any(override.lstrip("+").startswith(f"{option}=") for override in overrides)
     return not chosen and CLOCK.fullmatch(folder.as_posix()) is not None
+
+
+def is_interpolated(overrides: Sequence[str], option: str = "hydra.run.dir") -> bool:
+    """Whether a chosen folder's name has parts that each rank would make anew (`${now:...}`), or a file chose it."""
+    chosen = [override for override in overrides if override.lstrip("+").startswith(f"{option}=")]
+    return not chosen or "${" in chosen[-1]
+
+
+def as_first(chosen: Path) -> Path:
+    """The folder that the first of the ranks which torchrun or srun started has chosen; else one's own."""
+    if not _started_externally():
+        return chosen
+    from fedpurin.exchange import rendezvous
+
+    return Path(rendezvous.from_first_before_group(lambda: str(chosen), first=is_first_process()))
 
 
 def settle(default: Path) -> Path:

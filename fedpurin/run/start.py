@@ -23,8 +23,11 @@ class EveryoneDivergedError(RuntimeError):
     """The run has all of its rounds, and at the end nobody trained any more. The text is one line for the user."""
 
 
-def run(config: Config, run_dir: Path) -> None:
+def run(config: Config, run_dir: Path, *, of_sweep: bool = False) -> None:
     """One run, to its end or to a signal; a run that is finished already is left alone.
+
+    Args:
+        of_sweep: this process goes on with further runs, and its process group with it.
 
     Raises:
         EveryoneDivergedError: after its end, with everything written.
@@ -50,7 +53,10 @@ def run(config: Config, run_dir: Path) -> None:
             except Interrupted:
                 federation.processes.close()
                 raise
-            federation.processes.close()
+            if of_sweep:
+                federation.processes.close_at_exit()
+            else:
+                federation.processes.close()
             since = diverged_from(federation) if federation.processes.rank == 0 else None
             if since is not None:
                 raise EveryoneDivergedError(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fedpurin.cli.multirun import Multirun, keep_folders
-from fedpurin.cli.sweep import find_runs, planned_jobs
+from fedpurin.cli.sweep import command_for, find_runs, planned_jobs
 from fedpurin.config import ConfigError
 from fedpurin.run.resume import note_refusal
 
@@ -40,7 +40,7 @@ def test_a_sweep_that_grows_keeps_its_folders(tmp_path: Path) -> None:
         (tmp_path / name / "metrics.jsonl").write_text('{"round": 0}\n')
         own = ["trainer.rounds=1", f"method={method}", f"seed={seed}"]
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(own))
-    sweep = ["-m", "trainer.rounds=2", "method=a,b", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
+    sweep = ["trainer.rounds=2", "method=a,b", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
     longer = [*sweep, "seed=1,2,3"]
     table = "+hydra.job.env_set.FEDPURIN_FOLDER_"
     assert keep_folders(planned_jobs(longer), longer) == [
@@ -60,7 +60,7 @@ def test_runs_of_a_sweep_that_differ_in_their_length_keep_a_folder_each(tmp_path
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"trainer.rounds={rounds}"]))
     table = "+hydra.job.env_set.FEDPURIN_FOLDER_"
     for asked, folders in (("1,2,3", []), ("3,2,1", ["2", "1", "0"]), ("2,3", ["1", "0"]), ("4,5,6", [])):
-        sweep = ["-m", f"trainer.rounds={asked}", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
+        sweep = [f"trainer.rounds={asked}", f"hydra.sweep.dir={tmp_path}", "resume=auto"]
         expected = [f"{table}{number}='{name}'" for number, name in enumerate(folders)]
         assert keep_folders(planned_jobs(sweep), sweep)[1:] == expected
 
@@ -93,3 +93,30 @@ def test_a_sweep_goes_on_after_a_run_that_is_refused(tmp_path: Path) -> None:
     assert "run 3 of 3: " in done.stdout
     assert done.stdout.count("refused  ") == 2
     assert f"compare them: fedpurin report {tmp_path}/s" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_folder_of_configurations_takes_the_way_of_any_other(tmp_path: Path) -> None:
+    """Flags stand anywhere; remarks and the command that finishes it know the folder, and none is left by a mistake."""
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("_target_: fedpurin.methods.Local\n")
+    quick = ["trainer.rounds=1", "trainer.local_epochs=1", "partition.train_per_client=40", "partition.num_clients=2"]
+    command = [sys.executable, "-m", "fedpurin", *quick, "method=mine", "--config-dir", "conf", "-m", "seed=1,2"]
+    done = subprocess.run(
+        [*command, "program.tau=0.5", "hydra.sweep.dir=s"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fedpurin: program.tau has no effect in 2 of 2 runs: method=mine exchanges no masks" in done.stderr
+    assert "2 of 2 runs" in done.stdout
+    (tmp_path / "s" / "1" / "summary.json").unlink()
+    (tmp_path / "s" / "1" / "metrics.jsonl").unlink()
+    (runs,) = [run for run in find_runs(tmp_path / "s") if run.state == "missing"]
+    line = command_for(tmp_path / "s", [runs])
+    assert line is not None
+    assert f"hydra.searchpath=['file://{tmp_path}/conf']" in line.replace('"', "")
+    bad = subprocess.run([*command[:-3], "nowhere", "-m", "seed=1,2"], cwd=tmp_path, capture_output=True, text=True)
+    assert (bad.returncode, bad.stderr.splitlines()[-1]) == (
+        2,
+        "fedpurin: --config-dir nowhere: there is no such folder",
+    )
+    assert not (tmp_path / "multirun").exists()

@@ -190,6 +190,32 @@ def test_a_signal_while_ranks_wait_for_each_other_ends_all_of_them(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
+def test_a_sweep_of_two_runs_on_two_ranks_ends_in_order(tmp_path: Path, launcher: str) -> None:
+    """Its second run begins while the first one's store may still be there."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fedpurin"]
+    start = torchrun if launcher == "torchrun" else ["-m", "fedpurin", "trainer.devices=2"]
+    command = [sys.executable, *start, *CLI[3:], "trainer.rounds=2", "-m", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 runs" in done.stdout
+    for number in range(3):
+        summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
+        assert (summary["status"], summary["rounds"]) == ("finished", 2)
+
+
+@pytest.mark.slow
+def test_a_chosen_folder_that_the_clock_names_is_the_first_ranks(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fedpurin"]
+    command = [sys.executable, *torchrun, *CLI[3:], "trainer.rounds=1", "hydra.run.dir=out/${now:%S-%f}-${seed}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_script_of_two_runs_ends_in_order(tmp_path: Path) -> None:
     """Two runs of one process group, which is taken down when the script ends."""
     script = tmp_path / "script.py"
