@@ -21,12 +21,11 @@ from torch import Tensor
 
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
-from fedpurin.exchange.channel import Channel
-from fedpurin.exchange.wire.bits import compress, count, expand_into
+from fedpurin.exchange.wire.bits import compress, expand_into
 from fedpurin.exchange.wire.blocks import grid_of
+from fedpurin.exchange.wire.channel import Channel, Section
 from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
-from fedpurin.exchange.wire.message import read_values, write_values
 from fedpurin.methods.overlap import collaborators, overlap_matrix
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
@@ -86,34 +85,32 @@ def benchmark_rounds(layout: Layout, clients: int, density: float, rounds: int) 
 def benchmark_codec(layout: Layout, density: float, rounds: int) -> Iterator[str]:
     """One client's update, mask and values, written and read bucket by bucket."""
     mask, vector = make_masks(layout, 1, density)[0], torch.randn(layout.length)
-    grid, target, message = grid_of(layout), torch.zeros(layout.length), Channel(Kind.UPDATE, 0)
-    received = Channel(Kind.UPDATE, 0)
+    grid, target = grid_of(layout), torch.zeros(layout.length)
+    message, received = Channel(Kind.UPDATE, 0, 0), Channel(Kind.UPDATE, 0, 0)
     parameters = grid.parameters(vector.device)
     spans = list(grid.buckets(BUCKET_BYTES // 4))
-    sizes = [count(span.packed(mask)) for span in spans]
-    buffers = torch.empty(sum(sizes)).split_with_sizes(sizes)
     float32 = ValueType.FLOAT32
     pieces = {}
 
     def encode_pieces() -> None:
-        for span, buffer in zip(spans, buffers, strict=True):
+        for span in spans:
             selected = span.packed(mask)
             encoded = encode_index(selected, span.packed(parameters), span)
-            message.totals.add_index(encoded)
-            values = compress(vector[span.start : span.stop], selected, out=buffer)
-            pieces[span.first] = (encoded, write_values(message.totals, values, float32))
+            message.add_index(encoded)
+            pieces[span.first] = (encoded, message.write_values(compress(span.of(vector), selected), float32))
 
     def decode_pieces() -> None:
         for span in spans:
             encoded, piece = pieces[span.first]
-            received.totals.read_index(encoded.table, encoded.index)
+            received.add(Section.TABLE, encoded.table)
+            received.add(Section.INDEX, encoded.index)
             selected = decode_index(encoded.table, encoded.index, span.packed(parameters), span)
-            expand_into(target[span.start : span.stop], selected, read_values(received.totals, piece, float32))
+            expand_into(span.of(target), selected, received.read_values(piece, float32))
 
     encode_pieces()
     decode_pieces()
     assert torch.equal(target, vector * unpack_mask(mask))
-    num_bytes = message.totals.total_bytes()
+    num_bytes = sum(message.lengths.values())
     moved = {"copy": 2 * vector.nbytes} | dict.fromkeys(("encode", "decode"), vector.nbytes + mask.nbytes + num_bytes)
     work = {"copy": lambda: target.copy_(vector), "encode": encode_pieces, "decode": decode_pieces}
     taken: dict[str, list[float]] = {name: [] for name in work}

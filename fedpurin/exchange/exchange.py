@@ -21,19 +21,17 @@ from torch import Tensor
 
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import dense, whole
-from fedpurin.exchange.channel import Channel, Setting
 from fedpurin.exchange.ledger import Ledger
 from fedpurin.exchange.masks import close_masks, mask_message_bytes, share_masks
 from fedpurin.exchange.processes import Processes
+from fedpurin.exchange.setting import Masks, Setting, Vectors
 from fedpurin.exchange.sparse import Fill, Normalise, SparseRound
 from fedpurin.exchange.whole import Received, Update
+from fedpurin.exchange.wire.channel import Channel
 from fedpurin.exchange.wire.codes import Code
 from fedpurin.exchange.wire.costs import VALUE_BYTES, dense_bytes
 from fedpurin.exchange.wire.header import Kind, ValueType
 from fedpurin.space import Layout, unpack_mask
-
-Vectors = Mapping[int, Float32[Tensor, " any_length"]]
-Masks = Mapping[int, UInt8[Tensor, " packed"]]
 
 
 class Exchange:
@@ -110,7 +108,7 @@ class Exchange:
             collaborators,
             normalise=normalise,
             weights=weights if fill == "global" else None,
-            uploads=self._opened if self.config.mode == "direct" else None,
+            opened=self._opened if self.config.mode == "direct" else None,
         )
         for span in self.setting.buckets():
             sparse.run(span)
@@ -221,4 +219,7 @@ class Exchange:
 
         A rank with participants gives one's `vector`. Nothing is sent in the simulated federation, so nothing counts.
         """
-        return whole.spread(self.setting, vector, self.setting.participants)
+        length, device = self.layout.length, self.processes.device
+        common = torch.empty(length, device=device) if vector is None else vector[:length].clone()
+        self.processes.broadcast(common, self.processes.owner(self.setting.participants[0]))
+        return common

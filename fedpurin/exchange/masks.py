@@ -7,19 +7,16 @@ ledger counts the header with the mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedpurin.exchange.channel import Channel, Setting
+from fedpurin.exchange.setting import Masks, Setting
+from fedpurin.exchange.wire.channel import Channel, Section
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
-from fedpurin.exchange.wire.header import Kind, ValueType
+from fedpurin.exchange.wire.header import Kind
 from fedpurin.exchange.wire.index import decode_indices, encode_indices
 from fedpurin.space import Layout
-
-Masks = dict[int, UInt8[Tensor, " packed"]]
 
 
 def mask_message_bytes(layout: Layout, num_blocks: int) -> int:
@@ -28,48 +25,33 @@ def mask_message_bytes(layout: Layout, num_blocks: int) -> int:
 
 
 def share_masks(
-    setting: Setting, masks: Mapping[int, UInt8[Tensor, " packed"]], kind: Kind
-) -> tuple[Masks, dict[int, Channel]]:
+    setting: Setting, masks: Masks, kind: Kind
+) -> tuple[dict[int, UInt8[Tensor, " packed"]], dict[int, Channel]]:
     """Every participant's mask, decoded, and the opened messages: all participants', as this rank reads them."""
     span, parameters = setting.grid.whole, setting.parameters()
-    table_bytes = BLOCK_ENTRY_BYTES * span.num_blocks
-    channels = {client: Channel(kind, client) for client in setting.participants}
-    shared: Masks = {}
-    for batch in _batches(setting):
-        own = torch.stack([masks[client] for client in batch]) if batch else parameters.new_empty(0, len(parameters))
-        pieces, lengths = [parameters[:0]], {}
-        for client, encoded in zip(batch, encode_indices(own, parameters, span), strict=True):
-            channels[client].totals.add_index(encoded)
-            pieces += [encoded.table, encoded.index]
-            lengths[client] = encoded.index.numel()
-        announced = setting.processes.gather_objects(lengths)
-        tables, indices, senders = [], [], []
-        for clients, arrived in zip(announced, setting.processes.all_gather(torch.cat(pieces)), strict=True):
-            messages = arrived.split_with_sizes([table_bytes + length for length in clients.values()])
-            for client, message in zip(clients, messages, strict=True):
-                table, index = message[:table_bytes], message[table_bytes:]
-                if setting.processes.owner(client) != setting.processes.rank:
-                    channels[client].totals.read_index(table, index)
-                tables.append(table)
-                indices.append(index)
-                senders.append(client)
-        shared |= zip(senders, decode_indices(tables, indices, parameters, span), strict=True)
+    channels = {client: Channel(kind, client, setting.round) for client in setting.participants}
+    shared: dict[int, Tensor] = {}
+    for batch in setting.batches(mask_message_bytes(setting.layout, span.num_blocks)):
+        own = setting.processes.owned(batch)
+        packed = torch.stack([masks[client] for client in own]) if own else parameters[None, :][:0]
+        encoded = dict(zip(own, encode_indices(packed, parameters, span), strict=True))
+        arrived = setting.gather({client: torch.cat([index.table, index.index]) for client, index in encoded.items()})
+        tables = [message[: BLOCK_ENTRY_BYTES * span.num_blocks] for message in arrived.values()]
+        indices = [message[BLOCK_ENTRY_BYTES * span.num_blocks :] for message in arrived.values()]
+        for client, table, index in zip(arrived, tables, indices, strict=True):
+            if client in encoded:
+                channels[client].add_index(encoded[client])
+            else:
+                channels[client].add(Section.TABLE, table)
+                channels[client].add(Section.INDEX, index)
+        shared |= zip(arrived, decode_indices(tables, indices, parameters, span), strict=True)
     for client in setting.own:
-        setting.file(channels[client], "up", "mask", ValueType.NONE)
-    return {client: shared[client] for client in setting.participants}, channels
+        setting.file_upload(channels[client], "mask")
+    return shared, channels
 
 
-def close_masks(setting: Setting, channels: Mapping[int, Channel]) -> None:
+def close_masks(setting: Setting, channels: dict[int, Channel]) -> None:
     """Complete mask messages that no values follow."""
     for channel in channels.values():
         channel.kind = Kind.MASK
-    setting.deliver({client: setting.close(channels[client], ValueType.NONE) for client in setting.own}, channels)
-
-
-def _batches(setting: Setting) -> list[list[int]]:
-    """Own clients in as many batches as the rank with the most clients needs."""
-    message = mask_message_bytes(setting.layout, setting.grid.num_blocks)
-    at_a_time = max(1, setting.bucket_bytes // (message * setting.processes.size))
-    homes = [setting.processes.owner(client) for client in setting.participants]
-    most = max((homes.count(rank) for rank in set(homes)), default=0)
-    return [setting.own[first : first + at_a_time] for first in range(0, most, at_a_time)]
+    setting.deliver(channels, setting.own)

@@ -3,9 +3,8 @@
 Owns: which types travel and how those that JSON lacks are written: a mapping with one key that begins with `~`.
 Does not own: moving the bytes (`processes.py`). Floats come back with the same bits, mappings in the same order.
 
-Kept beside torch's object collectives (`all_gather_object` and its kin), which pickle: what unpickles a message runs
-whatever code its sender chose, and a group's port answers whoever reaches it. They also fix no order of arrival or size
-limit, and take any type, so that a tensor on a GPU or a module travels unnoticed; here such a type is an error.
+Kept beside torch's object collectives, which pickle: what unpickles a message runs whatever code its sender chose, and a
+group's port answers whoever reaches it. They also take any type, so that a module travels unnoticed.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ def _to_json(item: object) -> Any:
     if isinstance(item, bytes):
         return {"~bytes": base64.b64encode(item).decode()}
     if isinstance(item, Tensor):
-        raw = item.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        return {"~tensor": [str(item.dtype).removeprefix("torch."), list(item.shape), base64.b64encode(raw).decode()]}
+        return {"~tensor": _to_json(item.detach().cpu().numpy())}
     if isinstance(item, np.ndarray) and item.dtype.kind in "biufc":
         return {"~array": [item.dtype.str, list(item.shape), base64.b64encode(item.tobytes()).decode()]}
     if isinstance(item, np.generic):
@@ -73,8 +71,5 @@ def _from_json(value: dict[str, Any]) -> Any:
         kind, shape, raw = content
         return np.frombuffer(bytearray(base64.b64decode(raw)), dtype=np.dtype(kind)).reshape(shape)
     if tag == "~tensor":
-        name, shape, raw = content
-        dtype = getattr(torch, name)
-        flat = torch.frombuffer(bytearray(base64.b64decode(raw)), dtype=torch.uint8) if raw else torch.empty(0)
-        return flat.view(dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
+        return torch.from_numpy(content)  # an array by now: what is inside is read first
     return value

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fedpurin.exchange.heartbeat import Heartbeat
@@ -81,38 +81,44 @@ class Processes:
         number = client // self.block
         return self._homes[number] if self._homes else number % self.size
 
+    def owns(self, client: int) -> bool:
+        """Whether a client lives on this rank."""
+        return self.owner(client) == self.rank
+
     def owned(self, clients: Sequence[int]) -> list[int]:
         """Those of `clients` that live on this rank, in the given order."""
-        return [client for client in clients if self.owner(client) == self.rank]
+        return [client for client in clients if self.owns(client)]
 
-    def all_gather(self, piece: UInt8[Tensor, " bytes"]) -> list[UInt8[Tensor, " bytes"]]:
+    def all_gather(self, piece: UInt8[Tensor, " bytes"]) -> list[UInt8[Tensor, " _"]]:
         """Every rank's piece, in rank order; lengths may differ."""
-        if self.size == 1:
-            return [piece]
-        with self._watch("all-gather"):
-            lengths = self._gather_lengths([piece.numel()]).flatten().tolist()
-            longest = max(lengths)
-            padded = torch.nn.functional.pad(piece, (0, longest - piece.numel()))
-            gathered = [torch.empty_like(padded) for _ in range(self.size)]
-            dist.all_gather(gathered, padded, group=self._group(piece))
-        self.moved_bytes += longest * (self.size - 1)
-        return [padded[:length] for padded, length in zip(gathered, lengths, strict=True)]
+        return self.all_to_all([piece] * self.size)
 
-    def all_to_all(self, pieces: Sequence[UInt8[Tensor, " bytes"]]) -> list[UInt8[Tensor, " bytes"]]:
+    def all_to_all(self, pieces: Sequence[UInt8[Tensor, " _"]]) -> list[UInt8[Tensor, " _"]]:
         """Send piece r to rank r; return what each rank sent here, in rank order. The own piece is not copied."""
         if self.size == 1:
             return list(pieces)
         own = pieces[self.rank]
         away = [piece if rank != self.rank else piece[:0] for rank, piece in enumerate(pieces)]
+        outgoing = torch.tensor([piece.numel() for piece in away])
         with self._watch("all-to-all"):
-            outgoing = [piece.numel() for piece in away]
-            incoming = self._gather_lengths(outgoing)[:, self.rank].tolist()
+            lengths = [torch.empty_like(outgoing) for _ in range(self.size)]
+            dist.all_gather(lengths, outgoing, group=self._control)
+            incoming = torch.stack(lengths)[:, self.rank].tolist()
             received = torch.empty(sum(incoming), dtype=torch.uint8, device=own.device)
-            dist.all_to_all_single(received, torch.cat(away), incoming, outgoing, group=self._group(own))
+            group = self._control if own.device.type == "cpu" else self._data
+            dist.all_to_all_single(received, torch.cat(away), incoming, outgoing.tolist(), group=group)
         self.moved_bytes += received.numel()
         arrived = list(received.split_with_sizes(incoming))
         arrived[self.rank] = own
         return arrived
+
+    def broadcast(self, vector: Float32[Tensor, " length"], source: int) -> None:
+        """Overwrite `vector` by that of rank `source`."""
+        if self.size > 1:
+            with self._watch("broadcast"):
+                dist.barrier(group=self._control)
+                dist.broadcast(vector, source, group=self._control if vector.device.type == "cpu" else self._data)
+            self.moved_bytes += vector.nbytes if self.rank != source else 0
 
     def gather_objects(self, item: Item) -> list[Item]:
         """Every rank's item, in rank order, on every rank. For small objects of plain types (`objects.py`)."""
@@ -170,16 +176,6 @@ class Processes:
         """Before this rank ends: the others end too, quietly, and need not find out for themselves."""
         if self._heartbeat is not None:
             self._heartbeat.announce(reason)
-
-    def _group(self, piece: Tensor) -> Any:
-        return self._control if piece.device.type == "cpu" else self._data
-
-    def _gather_lengths(self, lengths: Sequence[int]) -> Tensor:
-        """Every rank's row of numbers, [ranks, numbers]."""
-        row = torch.tensor(lengths, dtype=torch.int64)
-        rows = [torch.empty_like(row) for _ in range(self.size)]
-        dist.all_gather(rows, row, group=self._control)
-        return torch.stack(rows)
 
     @contextmanager
     def _watch(self, what: str) -> Iterator[None]:

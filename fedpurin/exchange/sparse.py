@@ -24,17 +24,15 @@ from functools import reduce
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from fedpurin.exchange.channel import Channel, Setting, send_indices
-from fedpurin.exchange.groups import Groups
 from fedpurin.exchange.ledger import Phase
-from fedpurin.exchange.sums import BucketRows, merge_own, unions
-from fedpurin.exchange.wire.bits import compress, count, expand_into
+from fedpurin.exchange.setting import Masks, Setting, Uploads, Vectors, send_indices
+from fedpurin.exchange.sums import Groups, add_up, unite, weigh
+from fedpurin.exchange.wire.bits import compress, expand_into
 from fedpurin.exchange.wire.blocks import Span
-from fedpurin.exchange.wire.header import DecodeError, Kind, ValueType
-from fedpurin.exchange.wire.message import read_values, view_values, write_values
+from fedpurin.exchange.wire.channel import Channel, Section
+from fedpurin.exchange.wire.header import Kind
 from fedpurin.parallel import map_items
 from fedpurin.space import unpack_mask
 
@@ -43,50 +41,47 @@ Fill = Literal["local", "global"]
 
 
 class SparseRound:
-    """The state of one `combine`: call `run` for every bucket in order, then `close`."""
+    """The state of one `combine`: call `run` for every bucket in order, then `close`.
+
+    Clients are named by id (i, j) and, where tensors have a row a client, by the row: `masks` of every participant,
+    `sent` and `rows` of those `here` whose values this rank sums, the rest of its `own` clients.
+    """
 
     def __init__(
         self,
         setting: Setting,
-        vectors: Mapping[int, Float32[Tensor, " any_length"]],
-        masks: Mapping[int, UInt8[Tensor, " packed"]],
+        vectors: Vectors,
+        masks: Masks,
         collaborators: Mapping[int, Sequence[int]],
         *,
         normalise: Normalise,
         weights: Mapping[int, float] | None,
-        uploads: Mapping[int, Channel] | None,
+        opened: Mapping[int, Channel] | None,
     ) -> None:
-        """`weights` asks for `fill: global`; `uploads` are the messages that masks opened, of `direct`."""
-        self.setting, self.processes, self.value_type = setting, setting.processes, setting.value_type
-        self.normalise, self.weights = normalise, weights
-        self.vectors, self.masks = vectors, masks
-        self.direct = uploads is not None
-        self.everyone = list(setting.participants)
-        self.own = setting.own
+        """`weights` asks for `fill: global`; `opened` are the messages that masks opened, of `direct`."""
+        self.setting, self.vectors, self.masks, self.weights = setting, vectors, masks, weights
+        self.counting, self.direct = normalise == "contributors", opened is not None
+        self.everyone, self.own = list(setting.participants), setting.own
         self.others = {i: tuple(j for j in collaborators[i] if j != i) for i in self.everyone}
         self.users: dict[int, list[int]] = {j: [] for j in self.everyone}
         for i in self.everyone:
             for j in self.others[i]:
                 self.users[j].append(i)
-        self.needed = [self._needed_by(rank) for rank in range(self.processes.size)]
-        self.here = self.needed[self.processes.rank]
-        self.requests = {j: Channel(Kind.REQUEST, j) for j in self.own}
-        self.uploads = uploads or {j: Channel(Kind.VALUES, j) for j in self.here}
-        self.results = {i: Channel(Kind.VALUES if self.direct else Kind.SUMS, i) for i in self.own}
-        self.rests = {i: Channel(Kind.REST, i) for i in self.own}
-        self.count_bytes = 1 if all(len(others) < 255 for others in self.others.values()) else 2
 
-        # Buffers that every bucket uses again: memory that is new each time costs more than what is done with it.
-        width = max((span.stop - span.start for span in setting.buckets()), default=0)
-        device = self.processes.device
-        self.arriving = torch.empty(len(self.here) * width, dtype=torch.float32, device=device)
-        self.leaving = torch.empty(len(self.own) * width, dtype=torch.float32, device=device)
+        needed = [self._needed_by(rank) for rank in range(setting.processes.size)]
+        self.here = needed[setting.processes.rank]
+        self.requests = self._channels(Kind.REQUEST)
+        self.sent = opened or {j: Channel(Kind.VALUES, j, setting.round) for j in self.here}
+        self.answers = self._channels(Kind.VALUES if self.direct else Kind.SUMS)
+        self.rests = self._channels(Kind.REST) if weights is not None else []
+        self.uploads = Uploads(setting, self.sent, needed)
+        self.memory = setting.memory(len(self.own))
 
         row = {client: number for number, client in enumerate(self.everyone)}
         row_here = {client: number for number, client in enumerate(self.here)}
-        self.user_rows = Groups.of([row[i] for i in self.users[j]] for j in self.here)
-        self.other_rows = Groups.of([row[j] for j in self.others[i]] for i in self.own)
-        self.summands = Groups.of([row_here[j] for j in self.others[i]] for i in self.own)
+        self.user_rows = Groups([row[i] for i in self.users[j]] for j in self.here)
+        self.other_rows = Groups([row[j] for j in self.others[i]] for i in self.own)
+        self.summands = Groups([row_here[j] for j in self.others[i]] for i in self.own)
         self.rows_of_here = [row[j] for j in self.here]
         self.rows_of_own = [row[i] for i in self.own]
         self.own_here = [row_here[i] for i in self.own]
@@ -95,148 +90,119 @@ class SparseRound:
         """Clients whose values a rank sums: its own (whose results it finishes) and their collaborators."""
         if self.weights is not None:
             return self.everyone
-        own = [i for i in self.everyone if self.processes.owner(i) == rank]
+        own = [i for i in self.everyone if self.setting.processes.owner(i) == rank]
         return sorted({j for i in own for j in (i, *self.others[i])})
+
+    def _channels(self, kind: Kind) -> list[Channel]:
+        """An answer of the server for each own client."""
+        count_bytes = 1 if all(len(others) < 255 for others in self.others.values()) else 2
+        members = [len(self.others[i]) + 1 if kind is Kind.SUMS else 0 for i in self.own]
+        return [
+            Channel(kind, i, self.setting.round, members=number, count_bytes=count_bytes)
+            for i, number in zip(self.own, members, strict=True)
+        ]
 
     def run(self, span: Span) -> None:
         """Exchange one bucket and merge it into the vectors."""
         masks = torch.stack([span.packed(self.masks[client]) for client in self.everyone])
         sent = masks[self.rows_of_here] if self.direct else self._request(masks, span)
-        rows = BucketRows(sent, self._exchange_values(span, sent))
-        own_masks = masks[self.rows_of_own]
+        rows = self.uploads.gather(span, self.vectors, sent)
+        sums = add_up(rows, self.summands, span.rows(self.memory, len(self.own)))
+        divisors = self._divisors(sent)
         if self.direct:
-            self._return_merged(span, own_masks, rows)
+            self._return_merged(span, masks[self.rows_of_own], rows, sums, divisors)
         else:
-            self._return_sums(span, own_masks, unions(masks, self.other_rows, self.rows_of_own), rows)
+            self._return_sums(span, masks, sent, rows, sums, divisors)
         if self.weights is not None:
             self._return_rest(span, masks, rows)
 
     def close(self) -> None:
-        """Write the headers, check every message against its header, and file the bytes."""
-        headers: dict[int, bytes] = {}
-        for j in self.own:
-            if self.uploads[j].totals.value_bytes or self.direct:
-                headers[j] = self._close(self.uploads[j], self.value_type)
-        self.setting.deliver(headers, {j: self.uploads[j] for j in self.here})
-        for i in self.own:
-            if i in headers:
-                self.setting.file(self.uploads[i], "up", "values", self.value_type)
-            if i in headers and not self.direct:
-                self._finish(self.requests[i], ValueType.NONE, "request")
+        """Complete every message, check those from other ranks against their headers, and file the bytes."""
+        headed = [j for j in self.own if self.direct or self.sent[j].lengths[Section.VALUES]]
+        self.setting.deliver({j: self.sent[j] for j in self.here}, headed)
+        for k, i in enumerate(self.own):
+            if i in headed:
+                self.setting.file_upload(self.sent[i], "values")
+            if i in headed and not self.direct:
+                self.setting.file_answer(self.requests[k], "request", [i])
             if self.direct or self.others[i]:
-                self._finish(self.results[i], self.value_type, "values" if self.direct else "sums")
-            if self.weights is not None and self.rests[i].totals.value_bytes:
-                self._finish(self.rests[i], self.value_type, "sums")
+                phase: Phase = "values" if self.direct else "sums"
+                self.setting.file_answer(self.answers[k], phase, [i])
+        for channel in self.rests:
+            if channel.lengths[Section.VALUES]:
+                self.setting.file_answer(channel, "sums", [channel.client])
 
     def _request(self, masks: Tensor, span: Span) -> Tensor:
         """R_j of every client that is needed here; own clients learn theirs from a message."""
-        wanted = unions(masks, self.user_rows, self.rows_of_here)
+        wanted = unite(masks, self.user_rows, self.rows_of_here)
         if self.weights is not None:
             wanted |= masks[self.rows_of_here] & ~reduce(torch.bitwise_and, masks)
-        requests = [self.requests[j] for j in self.own]
-        wanted[self.own_here] = send_indices(requests, wanted[self.own_here], masks[self.rows_of_own], span)
+        wanted[self.own_here] = send_indices(self.requests, wanted[self.own_here], masks[self.rows_of_own], span)
         return wanted
 
-    def _exchange_values(self, span: Span, sent: Tensor) -> Tensor:
-        """Own clients send what they were asked for; every rank receives what it needs, one row after the other."""
-        here, rank, width = self.here, self.processes.rank, self.value_type.num_bytes
-        sizes = dict(zip(here, map(count, sent), strict=True))
-        values = self.arriving[: sum(sizes.values())]
-        places = dict(zip(here, values.split_with_sizes(list(sizes.values())), strict=True))
+    def _divisors(self, sent: Tensor) -> Tensor:
+        """|C_i| of each own client, or how many sent a value at each position, itself included."""
+        if not self.counting:
+            return torch.tensor([[len(self.others[i]) + 1.0] for i in self.own], device=sent.device)
+        bits = unpack_mask(sent.reshape(-1)).view(torch.uint8).view(len(sent), 8 * sent.shape[1])
+        numbers = torch.empty(len(self.own), bits.shape[1], dtype=torch.int16, device=sent.device)
+        return add_up(bits, self.summands, numbers).add_(1)
 
-        def write(k: int) -> Tensor:
-            j = self.own[k]
-            selected = compress(self.vectors[j][span.start : span.stop], sent[self.own_here[k]], out=places[j])
-            return write_values(self.uploads[j].totals, selected, self.value_type)
-
-        pieces = dict(zip(self.own, map_items(write, range(len(self.own))), strict=True))
-        outgoing = [
-            _join([] if other == rank else [pieces[j] for j in self.own if j in needed], sent.device)
-            for other, needed in enumerate(map(set, self.needed))
-        ]
-        for other, piece in enumerate(self.processes.all_to_all(outgoing)):
-            clients = [j for j in here if self.processes.owner(j) == other and other != rank]
-            lengths = [width * sizes[j] for j in clients]
-            if sum(lengths) != piece.numel():
-                raise DecodeError(f"rank {other} sent {piece.numel()} value bytes; {sum(lengths)} were asked for")
-            pieces.update(zip(clients, piece.split_with_sizes(lengths), strict=True))
-
-        def read(j: int) -> None:
-            if self.processes.owner(j) == rank:
-                received = view_values(pieces[j], self.value_type).to(torch.float32)
-            else:
-                received = read_values(self.uploads[j].totals, pieces[j], self.value_type).to(torch.float32)
-            if received.data_ptr() != places[j].data_ptr():  # own float32 values are in their place already
-                places[j].copy_(received)
-
-        map_items(read, here)
-        return values
-
-    def _return_merged(self, span: Span, masks: Tensor, rows: BucketRows) -> None:
+    def _return_merged(self, span: Span, masks: Tensor, rows: Tensor, sums: Tensor, divisors: Tensor) -> None:
         """`direct`: the server finishes every value."""
-        merged, _ = rows.sums(self.summands, self.own_here, masks, masks, self._divisors(), self.leaving)
 
         def give(k: int) -> None:
-            i = self.own[k]
-            received = self.results[i].send_values(merged[k], self.value_type)
-            expand_into(self.vectors[i][span.start : span.stop], masks[k], received)
+            merged = sums[k].add_(rows[self.own_here[k]]).div_(divisors[k])
+            values = self.answers[k].send_values(compress(merged, masks[k]), self.setting.value_type)
+            expand_into(span.of(self.vectors[self.own[k]]), masks[k], values)
 
         map_items(give, range(len(self.own)))
 
-    def _return_sums(self, span: Span, masks: Tensor, at: Tensor, rows: BucketRows) -> None:
+    def _return_sums(
+        self, span: Span, masks: Tensor, sent: Tensor, rows: Tensor, sums: Tensor, divisors: Tensor
+    ) -> None:
         """`on_demand`: the server sends sums, and values that it can finish where the divisor is not known."""
-        divisors = self._divisors()
-        finished = torch.zeros_like(at) if divisors else at & rows.sent[self.own_here]
-        sums, counts = rows.sums(self.summands, self.own_here, at, finished, divisors, self.leaving)
+        at, critical = unite(masks, self.other_rows, self.rows_of_own), masks[self.rows_of_own]
+        done = at & sent[self.own_here] if self.counting else torch.zeros_like(at)
         listed = [k for k, i in enumerate(self.own) if self.others[i] and not self._as_requested(i)]
-        at[listed] = send_indices([self.results[self.own[k]] for k in listed], at[listed], masks[listed], span)
+        at[listed] = send_indices([self.answers[k] for k in listed], at[listed], critical[listed], span)
 
         def give(k: int) -> None:
-            i, channel = self.own[k], self.results[self.own[k]]
-            places, values = at[k], sums[k]
-            if self.others[i]:
-                values = channel.send_values(values, self.value_type)
-                channel.send_counts(counts[k], self.count_bytes)
-            part = self.vectors[i][span.start : span.stop]
-            merge_own(part, masks[k], places, finished[k], values, divisors[k] if divisors else None, counts[k])
+            if self.counting:
+                finished = (sums[k] + rows[self.own_here[k]]).div_(divisors[k])
+                expand_into(sums[k], done[k], compress(finished, done[k]))
+                self.answers[k].send_counts(compress(divisors[k], at[k] & ~done[k]))
+            values = self.answers[k].send_values(compress(sums[k], at[k]), self.setting.value_type)
+            merge(span.of(self.vectors[self.own[k]]), k, values)
+
+        def merge(part: Tensor, k: int, values: Tensor) -> None:
+            """The client's side. Where nobody else sent anything, the sum is zero and the number of contributors one."""
+            merged = sums[k].zero_()
+            expand_into(merged, at[k], values)
+            finished = compress(merged, done[k]) if self.counting else None
+            merged.add_(part).div_(divisors[k])
+            if finished is not None:
+                expand_into(merged, done[k], finished)
+            expand_into(part, critical[k], compress(merged, critical[k]))
 
         map_items(give, range(len(self.own)))
 
-    def _return_rest(self, span: Span, masks: Tensor, rows: BucketRows) -> None:
+    def _return_rest(self, span: Span, masks: Tensor, rows: Tensor) -> None:
         """`fill: global`: the non-zeros of each client's non-critical part."""
         assert self.weights is not None
         total_weight = sum(self.weights[j] for j in self.everyone)
-        total = rows.weighted([self.weights[j] / total_weight for j in self.here])
-        anyone = reduce(torch.bitwise_or, masks)
+        total = weigh(rows, [self.weights[j] / total_weight for j in self.here])
         outside = span.packed(self.setting.parameters()) & ~masks[self.rows_of_own]
-        at = send_indices([self.rests[i] for i in self.own], anyone & outside, outside, span)
+        at = send_indices(self.rests, reduce(torch.bitwise_or, masks) & outside, outside, span)
 
         def give(k: int) -> None:
-            i = self.own[k]
-            values = self.rests[i].send_values(compress(total, at[k]), self.value_type)
-            part = self.vectors[i][span.start : span.stop]
+            values = self.rests[k].send_values(compress(total, at[k]), self.setting.value_type)
+            part = span.of(self.vectors[self.own[k]])
             part.masked_fill_(unpack_mask(outside[k]), 0.0)
             expand_into(part, at[k], values)
 
         map_items(give, range(len(self.own)))
 
-    def _divisors(self) -> list[int] | None:
-        """|C_i| of own clients, or None where the divisor differs by position."""
-        return [len(self.others[i]) + 1 for i in self.own] if self.normalise == "collaborators" else None
-
     def _as_requested(self, i: int) -> bool:
         """Whether P_i = R_i follows from who uses whom, so that the sums need no index."""
         return self.weights is None and tuple(self.users[i]) == self.others[i]
-
-    def _finish(self, channel: Channel, value_type: ValueType, phase: Phase) -> None:
-        """Complete and file a message of the server."""
-        self._close(channel, value_type)
-        self.setting.file(channel, "down", phase, value_type)
-
-    def _close(self, channel: Channel, value_type: ValueType) -> bytes:
-        members = len(self.others[channel.client]) + 1 if channel.kind is Kind.SUMS else 0
-        return self.setting.close(channel, value_type, members=members, count_bytes=self.count_bytes)
-
-
-def _join(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
-    return torch.cat(list(pieces)) if pieces else torch.empty(0, dtype=torch.uint8, device=device)

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from fedpurin.exchange.wire import index
-from fedpurin.exchange.wire.checksum import Checksum, Section
+from fedpurin.exchange.wire.channel import Channel, Section
 from fedpurin.exchange.wire.codes import Code, Stochastic, Ternary
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
-from fedpurin.exchange.wire.message import Message, SectionTotals, decode, encode, read_values
+from fedpurin.exchange.wire.message import Message, decode, encode
 from fedpurin.space import Layout, pack_mask, unpack_mask
 
 LAYOUT = Layout.from_sizes([40, 300])
@@ -47,21 +47,14 @@ def seal(data: Tensor) -> Tensor:
         header, _ = Header.unpack(bytes(data[:HEADER_BYTES].tolist()))
     except DecodeError:
         return data
-    if header.message_bytes(NUM_BLOCKS) != data.numel():
+    lengths = header.section_bytes(NUM_BLOCKS)
+    if HEADER_BYTES + sum(lengths) != data.numel():
         return data
-    lengths = [
-        HEADER_BYTES - 8,
-        8,
-        BLOCK_ENTRY_BYTES * NUM_BLOCKS if header.has_table else 0,
-        header.num_values * header.value_type.num_bytes,
-        header.index_bytes,
-        header.num_counts * header.count_bytes,
-    ]
-    opening, _, table, values, index, counts = data.split_with_sizes(lengths)
-    checksum = Checksum()
-    for section, piece in zip(Section, (table, values, index, counts), strict=True):
-        checksum.add(section, piece)
-    total = checksum.of(bytes(opening.tolist()))
+    opening, _, *pieces = data.split_with_sizes([HEADER_BYTES - 8, 8, *lengths])
+    channel = Channel(header.kind, header.client, header.round)
+    for section, piece in zip(Section, pieces, strict=True):
+        channel.add(section, piece)
+    total = channel.checksum(bytes(opening.tolist()))
     sealed = data.clone()
     sealed[HEADER_BYTES - 8 : HEADER_BYTES] = torch.frombuffer(
         bytearray(total.to_bytes(8, "little")), dtype=torch.uint8
@@ -83,7 +76,9 @@ def with_header(sections: bytes) -> bytes:
         index_bytes=max(rest - 4 * num_values, 0),
         num_values=num_values,
     )
-    return bytes(seal(torch.frombuffer(bytearray(header.pack() + sections[1:]), dtype=torch.uint8)).tolist())
+    return bytes(
+        seal(torch.frombuffer(bytearray(header.opening() + bytes(8) + sections[1:]), dtype=torch.uint8)).tolist()
+    )
 
 
 def check(data: bytes, universe: Tensor | None, code: Code | None = None) -> str:
@@ -136,8 +131,8 @@ def main() -> None:
     for function in (
         decode,
         Header.unpack.__func__,
-        SectionTotals.check,
-        read_values,
+        Channel.check,
+        Channel.read_values,
         index.decode_index,
         index._refuse,
     ):

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from fedpurin.exchange import Ledger
-from fedpurin.exchange.ledger import Entry
 
 
 def make_ledger(rounds: int = 2) -> Ledger:
@@ -37,7 +36,7 @@ def test_sums_of_a_round() -> None:
     rows = ledger.client_rows(1)
     assert list(rows) == [1, 4]
     assert (rows[1]["bytes/up"], rows[1]["bytes/down"], rows[4]["bytes/up"]) == (47, 140, 40)
-    assert ledger.by_entry()[Entry("up", "mask", "header")] == 160
+    assert ledger.by_entry()["up/mask/header"] == 160
     assert ledger.cumulative()["bytes/up"] == 174
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpurin.exchange.ledger import Entry
 from fedpurin.exchange.objects import decode_object, encode_object
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -39,9 +38,14 @@ def test_the_bytes_are_json() -> None:
     }
 
 
+class Entry(NamedTuple):
+    direction: str
+    encoding: str
+
+
 def test_subclasses_arrive_as_their_base() -> None:
-    item = {7: Counter({Entry("up", "mask", "bitmap"): 12}), "x": np.float32(0.5), "n": np.int64(2)}
-    assert decode_object(encode_object(item)) == {7: {("up", "mask", "bitmap"): 12}, "x": 0.5, "n": 2}
+    item = {7: Counter({Entry("up", "bitmap"): 12}), "x": np.float32(0.5), "n": np.int64(2)}
+    assert decode_object(encode_object(item)) == {7: {("up", "bitmap"): 12}, "x": 0.5, "n": 2}
     assert math.isnan(decode_object(encode_object(math.nan)))
 
 

@@ -67,9 +67,7 @@ def run_cases(processes: Processes) -> dict[str, Any]:
                 )
         name = f"{mode} {normalise} {fill} {kind} {few} {dtype}"
         results[name] = vectors
-        results[f"{name} ledger"] = {
-            "/".join(entry): num_bytes for entry, num_bytes in sorted(ledger.gather(processes).by_entry().items())
-        }
+        results[f"{name} ledger"] = dict(sorted(ledger.gather(processes).by_entry().items()))
     results["objects"] = processes.gather_objects({"rank": processes.rank})
     results["broadcast"] = processes.broadcast_object(f"from {processes.rank}")
     results["moved_bytes"] = processes.moved_bytes

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,19 +38,17 @@ class Span:
         """This span's bytes of a packed mask, as a view."""
         return mask[self.start // 8 : self.stop // 8]
 
+    def of(self, vector: Shaped[Tensor, " any_length"]) -> Shaped[Tensor, " positions"]:
+        """This span's elements of a vector, as a view."""
+        return vector[self.start : self.stop]
+
+    def rows(self, memory: Shaped[Tensor, " any_length"], num_rows: int) -> Shaped[Tensor, "rows positions"]:
+        """The beginning of `memory` as so many rows of this span's length."""
+        return memory[: num_rows * (self.stop - self.start)].view(num_rows, self.stop - self.start)
+
     @property
     def num_blocks(self) -> int:
         return self.last - self.first
-
-
-@dataclass(frozen=True)
-class EncodedIndex:
-    """What says which positions of a span are sent: its part of the block table and of the index section."""
-
-    table: UInt8[Tensor, " table_bytes"]
-    index: UInt8[Tensor, " index_bytes"]
-    encoding_bytes: list[int]
-    """Bytes of both, by encoding."""
 
 
 class BlockGrid:
@@ -95,9 +93,3 @@ class BlockGrid:
 def grid_of(layout: Layout) -> BlockGrid:
     """The blocks of `layout`, computed once."""
     return BlockGrid(layout)
-
-
-def word_tensor(packed: UInt8[Tensor, " bytes"]) -> Tensor:
-    """A packed mask as 64-bit words; a view where its memory is aligned."""
-    aligned = packed if packed.storage_offset() % 8 == 0 and packed.is_contiguous() else packed.clone()
-    return aligned.view(torch.int64)

@@ -16,7 +16,7 @@ Does not own: what the sections hold (`index.py`, `message.py`), their sizes in 
         20      4  bytes of the index section
         24      4  values in the value section
         28      4  contributor counts after the values
-        32      8  checksum over the 32 bytes above and the hash of every section (`checksum.py`)
+        32      8  checksum over the 32 bytes above and the hash of every section (`channel.py`)
 
 All numbers are little-endian. A message without a block table speaks of positions that both sides know.
 """
@@ -29,15 +29,14 @@ from enum import IntEnum
 
 import torch
 
-from fedpurin.exchange.wire.checksum import Checksum
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, HEADER_BYTES
 
 MAGIC = b"FP"
 VERSION = 2
 CHECKSUM_BYTES = 8
-_FORMAT = struct.Struct("<2sBBBBHIIIIIIQ")
+_OPENING = struct.Struct("<2sBBBBHIIIIII")
 _HAS_TABLE = 0x80
-assert _FORMAT.size == HEADER_BYTES
+assert _OPENING.size + CHECKSUM_BYTES == HEADER_BYTES
 
 
 class DecodeError(ValueError):
@@ -79,7 +78,7 @@ class ValueType(IntEnum):
 
     @property
     def dtype(self) -> torch.dtype:
-        return _DTYPES[self]
+        return torch.uint8 if self is ValueType.CODES else getattr(torch, self.name.lower())
 
     @property
     def num_bytes(self) -> int:
@@ -91,19 +90,9 @@ class ValueType(IntEnum):
         return cls[name.upper()]
 
 
-_DTYPES = {
-    ValueType.FLOAT32: torch.float32,
-    ValueType.FLOAT16: torch.float16,
-    ValueType.BFLOAT16: torch.bfloat16,
-    ValueType.CODES: torch.uint8,
-    ValueType.FLOAT8_E4M3FN: torch.float8_e4m3fn,
-    ValueType.FLOAT8_E5M2: torch.float8_e5m2,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields of a message's header; `num_blocks` is 0 where no block table follows."""
+    """The fields of a message's header."""
 
     kind: Kind
     value_type: ValueType
@@ -117,51 +106,36 @@ class Header:
     count_bytes: int = 0
     num_counts: int = 0
 
-    def message_bytes(self, num_blocks: int) -> int:
-        """Bytes of the whole message for a layout of `num_blocks` blocks."""
+    def section_bytes(self, num_blocks: int) -> tuple[int, int, int, int]:
+        """Bytes of the table, the values, the index and the counts, for a layout of `num_blocks` blocks."""
         table = BLOCK_ENTRY_BYTES * num_blocks if self.has_table else 0
         values = self.value_type.num_bytes * self.num_values
-        return HEADER_BYTES + table + self.index_bytes + values + self.count_bytes * self.num_counts
+        return table, values, self.index_bytes, self.count_bytes * self.num_counts
 
-    def pack(self, checksum: Checksum | None = None) -> bytes:
-        """The header's 40 bytes; the last eight are the checksum over the rest and the sections' hashes .
+    def opening(self) -> bytes:
+        """The header's bytes before the checksum.
 
         Raises:
             ValueError: a number that its field cannot hold.
         """
+        flags = self.count_bytes | (_HAS_TABLE if self.has_table else 0)
+        lengths = (self.index_bytes, self.num_values, self.num_counts)
+        fields = (self.kind, self.value_type, flags, self.members, self.client, self.round, self.size, *lengths)
         try:
-            fields = _FORMAT.pack(
-                MAGIC,
-                VERSION,
-                self.kind,
-                self.value_type,
-                self.count_bytes | (_HAS_TABLE if self.has_table else 0),
-                self.members,
-                self.client,
-                self.round,
-                self.size,
-                self.index_bytes,
-                self.num_values,
-                self.num_counts,
-                0,
-            )
+            return _OPENING.pack(MAGIC, VERSION, *fields)
         except struct.error as error:
             raise ValueError(f"a message cannot say {self}: {error}") from None
-        opening = fields[:-CHECKSUM_BYTES]
-        return opening + (checksum or Checksum()).of(opening).to_bytes(CHECKSUM_BYTES, "little")
 
     @classmethod
     def unpack(cls, data: bytes) -> tuple[Header, int]:
         """The header and the checksum it claims.
 
         Raises:
-            DecodeError: too short, another format or version, an unknown kind or value type.
+            DecodeError: too short, another format or version, an unknown kind or value type, lengths that contradict.
         """
         if len(data) < HEADER_BYTES:
             raise DecodeError(f"{len(data)} bytes are too few for a header of {HEADER_BYTES}")
-        magic, version, kind, value_type, flags, members, client, round_, *lengths, checksum = _FORMAT.unpack(
-            data[:HEADER_BYTES]
-        )
+        magic, version, kind, value_type, flags, members, client, round_, size, *lengths = _OPENING.unpack_from(data)
         if magic != MAGIC:
             raise DecodeError(f"starts with {magic!r}, not with {MAGIC!r}")
         if version != VERSION:
@@ -170,7 +144,7 @@ class Header:
             raise DecodeError(f"unknown kind of message {kind}")
         if value_type not in iter(ValueType):
             raise DecodeError(f"unknown value type {value_type}")
-        size, index_bytes, num_values, num_counts = lengths
+        index_bytes, num_values, num_counts = lengths
         count_bytes, has_table = flags & ~_HAS_TABLE, bool(flags & _HAS_TABLE)
         if count_bytes > 2 or (num_counts > 0) != (count_bytes > 0):
             raise DecodeError(f"{num_counts} contributor counts of {count_bytes} bytes")
@@ -178,17 +152,6 @@ class Header:
             raise DecodeError(f"{index_bytes} index bytes without a block table")
         if value_type == ValueType.NONE and num_values:
             raise DecodeError(f"{num_values} values of no type")
-        header = cls(
-            Kind(kind),
-            ValueType(value_type),
-            client,
-            round_,
-            size,
-            has_table,
-            index_bytes,
-            num_values,
-            members,
-            count_bytes,
-            num_counts,
-        )
-        return header, checksum
+        known = Kind(kind), ValueType(value_type)
+        header = cls(*known, client, round_, size, has_table, index_bytes, num_values, members, count_bytes, num_counts)
+        return header, int.from_bytes(data[_OPENING.size : HEADER_BYTES], "little")

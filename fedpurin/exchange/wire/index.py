@@ -5,18 +5,19 @@ The format, for each block of n positions, of which k are sent (`costs.Encoding`
     block table entry   count k (2 bytes), skips (1 byte), encoding (1 byte)
     index section       the bytes of that encoding, blocks back to back
 
-*Position* is a number within the block's universe: all its parameters, or, for messages that speak about a
-client's critical parameters to that client, only those. A distance is the number of positions passed over since
+A position is written as its *rank* within the block's universe: all its parameters, or, for messages that speak about a
+client's critical parameters to that client, only those. A distance is the number of ranks passed over since
 the previous one listed; a distance of 255 and more is written in a byte encoding as skips (byte 255: pass over
-255 positions, list none) and a rest. A block takes the encoding with the fewest index bytes, of equals the first.
+255 ranks, list none) and a rest. A block takes the encoding with the fewest index bytes, of equals the first.
 
-Always done on the CPU; a packed mask on a GPU is copied, an eighth of a byte a parameter. A block is first brought into
-its compact form (`compact.py`). Blocks that are empty or full need none, and in requests and sums most are.
+Always done on the CPU; a packed mask on a GPU is copied, an eighth of a byte a parameter. Blocks that are empty or full
+list no rank, and in requests and sums most are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,20 +26,17 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from fedpurin.compiled import njit
-from fedpurin.exchange.wire.bits import count_words, words_of
-from fedpurin.exchange.wire.blocks import EncodedIndex, Span
-from fedpurin.exchange.wire.compact import PDEP, PEXT, gather_bits, spread_bits
+from fedpurin.exchange.wire.bits import FULL_WORD, count_words, lowest, popcount, words_of
+from fedpurin.exchange.wire.blocks import Span
 from fedpurin.exchange.wire.costs import BLOCK_ENTRY_BYTES, BLOCK_SIZE, Encoding
 from fedpurin.exchange.wire.header import DecodeError
-from fedpurin.exchange.wire.lanes import popcount
 from fedpurin.parallel import is_parallel, map_items
 
 _BLOCKS_AT_A_TIME = 64
-_SCRATCH_WORDS = BLOCK_SIZE // 64 + 1
 _SKIP = 255
 _ONE = np.uint64(1)
-
 _NONE, _DENSE, _BITMAP, _COORDINATE8, _COORDINATE16, _COMPLEMENT16 = (int(encoding) for encoding in Encoding)
+_NAMES = [encoding.name.lower() for encoding in Encoding]
 
 _FAULTS = (
     "",
@@ -47,6 +45,16 @@ _FAULTS = (
     "an index that ends in a skip",
     "a position beyond the block",
 )
+
+
+@dataclass(frozen=True)
+class EncodedIndex:
+    """What says which positions of a span are sent: its part of the block table and of the index section."""
+
+    table: UInt8[Tensor, " table_bytes"]
+    index: UInt8[Tensor, " index_bytes"]
+    by_encoding: dict[str, int]
+    """Bytes of both, by encoding."""
 
 
 def encode_index(mask: UInt8[Tensor, " bytes"], universe: UInt8[Tensor, " bytes"], span: Span) -> EncodedIndex:
@@ -65,124 +73,23 @@ def encode_indices(
     table = np.zeros(len(edges) - 1, dtype=np.uint32)
     lengths = np.zeros(len(table), dtype=np.int64)
 
-    def run(blocks: range) -> NDArray[np.uint8]:
-        first, last = blocks.start, blocks.stop
-        buffer = np.empty(8 * int(edges[last] - edges[first]), dtype=np.uint8)  # no encoding is longer than a bitmap
-        used = _encode(words, within, edges[first : last + 1], PEXT, buffer, table[first:last], lengths[first:last])
-        return buffer[:used]
+    def run(blocks: tuple[int, int]) -> NDArray[np.uint8]:
+        num_words = edges[blocks[1]] - edges[blocks[0]]
+        buffer = np.empty(8 * int(num_words), dtype=np.uint8)  # no encoding is longer than a bitmap
+        return buffer[: _encode(words, within, edges, table, lengths, *blocks, buffer)]
 
-    pieces = map_items(run, _groups(len(table)))
-    index = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+    index = from_numpy(np.concatenate([np.empty(0, np.uint8), *map_items(run, _groups(len(table)))]))
     message = np.repeat(np.arange(len(masks)), span.num_blocks)
     totals = np.bincount(
         message * len(Encoding) + (table >> 24), lengths + BLOCK_ENTRY_BYTES, minlength=len(masks) * len(Encoding)
     )
     tables = from_numpy(table.view(np.uint8)).to(masks.device).view(len(masks), -1)
-    indices = from_numpy(index).to(masks.device).split_with_sizes(lengths.reshape(len(masks), -1).sum(axis=1).tolist())
+    indices = index.to(masks.device).split_with_sizes(lengths.reshape(len(masks), -1).sum(axis=1).tolist())
+    counted = totals.astype(int).reshape(len(masks), -1).tolist()
     return [
-        EncodedIndex(*encoded)
-        for encoded in zip(tables, indices, totals.astype(int).reshape(len(masks), -1).tolist(), strict=True)
+        EncodedIndex(table, index, {name: num_bytes for name, num_bytes in zip(_NAMES, row, strict=True) if num_bytes})
+        for table, index, row in zip(tables, indices, counted, strict=True)
     ]
-
-
-def _edges(span: Span, messages: int) -> NDArray[np.int64]:
-    """Where blocks begin, in words, of so many messages back to back."""
-    one = np.cumsum(span.widths) // 64
-    starts = np.arange(messages)[:, None] * one[-1]
-    return np.concatenate([[0], (starts + one).ravel()])
-
-
-def _groups(num_blocks: int) -> list[range]:
-    size = _BLOCKS_AT_A_TIME if is_parallel() else max(num_blocks, 1)
-    return [range(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]
-
-
-@njit()
-def _encode(
-    words: NDArray[np.uint64],
-    universe: NDArray[np.uint64],
-    edges: NDArray[np.int64],
-    pext: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    table: NDArray[np.uint32],
-    lengths: NDArray[np.int64],
-) -> int:
-    """Blocks between `edges` (in words), one after the other, into `out`; returns the bytes used."""
-    compact = np.empty(_SCRATCH_WORDS, dtype=np.uint64)
-    used = 0
-    for block in range(table.size):
-        first, last = edges[block], edges[block + 1]
-        size = int(count_words(universe[first:last]))
-        count = int(count_words(words[first:last]))
-        encoding, skips, length = _NONE, 0, 0
-        if count == size and count > 0:
-            encoding = _DENSE
-        elif count > 0:
-            gather_bits(words[first:last], universe[first:last], pext, compact)
-            encoding, length = _BITMAP, (size + 7) // 8
-            if count < length:
-                skips = _count_skips(compact, size)
-                if count + skips < length:
-                    encoding, length = _COORDINATE8, count + skips
-            if 2 * count < length:
-                encoding, length = _COORDINATE16, 2 * count
-            if 2 * (size - count) < length:
-                encoding, length = _COMPLEMENT16, 2 * (size - count)
-            if encoding == _BITMAP:
-                for byte in range(length):
-                    out[used + byte] = np.uint8((compact[byte // 8] >> np.uint64(8 * (byte % 8))) & np.uint64(255))
-            elif encoding == _COMPLEMENT16:
-                _write_distances(compact, size, True, False, out[used : used + length])
-            else:
-                _write_distances(compact, size, False, encoding == _COORDINATE8, out[used : used + length])
-        if encoding != _COORDINATE8:
-            skips = 0
-        table[block] = np.uint32(count | (skips << 16) | (encoding << 24))
-        lengths[block] = length
-        used += length
-    return used
-
-
-@njit()
-def _count_skips(compact: NDArray[np.uint64], size: int) -> int:
-    """Skip bytes that distances between the listed positions need."""
-    skips, previous = 0, -1
-    for index in range((size + 63) // 64):
-        word = compact[index]
-        while word:
-            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
-            skips += (position - previous - 1) // _SKIP
-            previous = position
-            word &= word - _ONE
-    return skips
-
-
-@njit()
-def _write_distances(
-    compact: NDArray[np.uint64], size: int, complement: bool, in_bytes: bool, out: NDArray[np.uint8]
-) -> None:
-    """Distances between the listed positions; with `complement`, between those not listed."""
-    at, previous = 0, -1
-    for index in range((size + 63) // 64):
-        word = ~compact[index] if complement else compact[index]
-        if size - 64 * index < 64:
-            word &= (_ONE << np.uint64(size - 64 * index)) - _ONE
-        while word:
-            position = 64 * index + int(popcount((word & (~word + _ONE)) - _ONE))
-            distance = position - previous - 1
-            if in_bytes:
-                while distance >= _SKIP:
-                    out[at] = _SKIP
-                    at += 1
-                    distance -= _SKIP
-                out[at] = distance
-                at += 1
-            else:
-                out[at] = distance & 255
-                out[at + 1] = distance >> 8
-                at += 2
-            previous = position
-            word &= word - _ONE
 
 
 def decode_index(
@@ -206,50 +113,55 @@ def decode_indices(
     span: Span,
 ) -> UInt8[Tensor, "messages bytes"]:
     """`decode_index` of many messages: one universe for all, or a row for each. The inverse of `encode_indices`."""
-    count = len(tables)
-    if not count:
+    messages = len(tables)
+    if not messages:
         return universes.new_empty(0, universes.shape[-1])
     table, index = torch.cat(list(tables)), torch.cat(list(indices))
     entries = table.cpu().numpy().view(np.uint32).astype(np.int64)
-    within = words_of(universes.cpu().expand(count, -1).flatten())
-    edges = _edges(span, count)
-    counts, skips, encoding = entries & 0xFFFF, (entries >> 16) & 0xFF, entries >> 24
+    within = words_of(universes.cpu().expand(messages, -1).flatten())
+    edges = _edges(span, messages)
+    counts, skips, encodings = entries & 0xFFFF, (entries >> 16) & 0xFF, entries >> 24
     sizes = np.empty(len(entries), dtype=np.int64)
     _count_blocks(within, edges, sizes)
-    _refuse(encoding > max(Encoding), span, "unknown encoding")
+    _refuse(encodings > max(Encoding), span, "unknown encoding")
     _refuse(counts > sizes, span, "more values than positions")
-    _refuse((encoding == _NONE) & (counts > 0), span, "values without an encoding")
-    _refuse((encoding == _DENSE) & (counts != sizes), span, "a dense block that is not full")
-    _refuse((encoding != _COORDINATE8) & (skips > 0), span, "skips in an encoding without skips")
+    _refuse((encodings == _NONE) & (counts > 0), span, "values without an encoding")
+    _refuse((encodings == _DENSE) & (counts != sizes), span, "a dense block that is not full")
+    _refuse((encodings != _COORDINATE8) & (skips > 0), span, "skips in an encoding without skips")
     lengths = np.choose(
-        encoding, [0 * counts, 0 * counts, (sizes + 7) // 8, counts + skips, 2 * counts, 2 * (sizes - counts)]
+        encodings, [0 * counts, 0 * counts, (sizes + 7) // 8, counts + skips, 2 * counts, 2 * (sizes - counts)]
     )
-    for announced, found in zip(lengths.reshape(count, -1).sum(axis=1).tolist(), map(len, indices), strict=True):
+    for announced, found in zip(lengths.reshape(messages, -1).sum(axis=1).tolist(), map(len, indices), strict=True):
         if announced != found:
             raise DecodeError(f"the block table announces {announced} index bytes; there are {found}")
     begins = np.concatenate([[0], np.cumsum(lengths)])
     data, words = index.cpu().numpy(), np.empty(len(within), dtype=np.uint64)
     faults = np.zeros(len(entries), dtype=np.int64)
-
-    def run(blocks: range) -> None:
-        first, last = blocks.start, blocks.stop
-        _decode(
-            data,
-            begins[first : last + 1],
-            encoding[first:last],
-            counts[first:last],
-            sizes[first:last],
-            within,
-            edges[first : last + 1],
-            PDEP,
-            words,
-            faults[first:last],
-        )
-
-    map_items(run, _groups(len(entries)))
+    map_items(
+        lambda blocks: _decode(data, begins, encodings, counts, sizes, within, edges, words, faults, *blocks),
+        _groups(len(entries)),
+    )
     for fault in range(1, len(_FAULTS)):
         _refuse(faults == fault, span, _FAULTS[fault])
-    return from_numpy(words.view(np.uint8)).view(count, -1).to(index.device)
+    return from_numpy(words.view(np.uint8)).view(messages, -1).to(index.device)
+
+
+def _edges(span: Span, messages: int) -> NDArray[np.int64]:
+    """Where blocks begin, in words, of so many messages back to back."""
+    one = np.cumsum(span.widths) // 64
+    starts = np.arange(messages)[:, None] * one[-1]
+    return np.concatenate([[0], (starts + one).ravel()])
+
+
+def _groups(num_blocks: int) -> list[tuple[int, int]]:
+    """Blocks that a thread takes at a time, from and to."""
+    size = _BLOCKS_AT_A_TIME if is_parallel() else max(num_blocks, 1)
+    return [(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]
+
+
+def _refuse(bad: NDArray[np.bool_], span: Span, what: str) -> None:
+    if bad.any():
+        raise DecodeError(f"block {span.first + int(bad.argmax()) % span.num_blocks}: {what}")
 
 
 @njit()
@@ -259,76 +171,164 @@ def _count_blocks(words: NDArray[np.uint64], edges: NDArray[np.int64], counts: N
 
 
 @njit()
-def _decode(
-    data: NDArray[np.uint8],
-    begins: NDArray[np.int64],
-    encodings: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    universe: NDArray[np.uint64],
-    edges: NDArray[np.int64],
-    pdep: NDArray[np.uint8],
-    words: NDArray[np.uint64],
-    faults: NDArray[np.int64],
-) -> None:
-    """Blocks one after the other; a fault's number (of `_FAULTS`) for each block, 0 where all is well."""
-    compact = np.empty(_SCRATCH_WORDS + 1, dtype=np.uint64)
-    for block in range(encodings.size):
-        first, last = edges[block], edges[block + 1]
-        encoding, size, count = encodings[block], sizes[block], counts[block]
-        if encoding == _DENSE:
-            words[first:last] = universe[first:last]
-            continue
-        if encoding == _NONE:
-            words[first:last] = np.uint64(0)
-            continue
-        piece = data[begins[block] : begins[block + 1]]
-        compact[:] = np.uint64(0)
-        if encoding == _BITMAP:
-            for byte in range(piece.size):
-                compact[byte // 8] |= np.uint64(piece[byte]) << np.uint64(8 * (byte % 8))
-            if size % 8 and piece[piece.size - 1] >> (size % 8):
-                faults[block] = 1
-        elif encoding == _COMPLEMENT16:
-            faults[block] = _read_distances(piece, size, size - count, False, compact)
-            for index in range((size + 63) // 64):
-                compact[index] = ~compact[index]
-            if size % 64:
-                compact[size // 64] &= (_ONE << np.uint64(size % 64)) - _ONE
-        else:
-            faults[block] = _read_distances(piece, size, count, encoding == _COORDINATE8, compact)
-        if faults[block] == 0 and int(count_words(compact)) != count:
-            faults[block] = 2
-        if faults[block] == 0:
-            spread_bits(compact, universe[first:last], pdep, words[first:last])
+def _encode(words, universe, edges, table, lengths, first, last, out):  # type: ignore[no-untyped-def]
+    """Blocks `first` to `last`, one after the other, into `out`; returns the bytes used."""
+    ranks = np.empty(BLOCK_SIZE, dtype=np.int64)
+    used = 0
+    for block in range(first, last):
+        chosen, within = words[edges[block] : edges[block + 1]], universe[edges[block] : edges[block + 1]]
+        size, count = count_words(within), count_words(chosen)
+        encoding, skips, length = _NONE, 0, 0
+        if 0 < count == size:
+            encoding = _DENSE
+        elif count > 0:
+            listed = _list_ranks(chosen, within, ranks)
+            encoding, length = _BITMAP, (size + 7) // 8
+            if count < length:
+                in_bytes = count + _count_skips(listed)
+                if in_bytes < length:
+                    encoding, length, skips = _COORDINATE8, in_bytes, in_bytes - count
+            if 2 * count < length:
+                encoding, length, skips = _COORDINATE16, 2 * count, 0
+            if 2 * (size - count) < length:
+                encoding, length, skips = _COMPLEMENT16, 2 * (size - count), 0
+                listed = _list_ranks(within & ~chosen, within, ranks)
+            piece = out[used : used + length]
+            if encoding == _BITMAP:
+                piece[:] = 0
+                for rank in listed:
+                    piece[rank // 8] |= 1 << (rank % 8)
+            else:
+                _write_distances(listed, encoding == _COORDINATE8, piece)
+        table[block] = np.uint32(count | (skips << 16) | (encoding << 24))
+        lengths[block] = length
+        used += length
+    return used
 
 
 @njit()
-def _read_distances(
-    piece: NDArray[np.uint8], size: int, count: int, in_bytes: bool, compact: NDArray[np.uint64]
-) -> int:
-    """Set the listed positions' bits; returns a fault's number or 0."""
-    position, found, at = -1, 0, 0
+def _decode(data, begins, encodings, counts, sizes, universe, edges, words, faults, first, last):  # type: ignore[no-untyped-def]
+    """Blocks `first` to `last`; a fault's number (of `_FAULTS`) for each block, 0 where all is well."""
+    ranks = np.empty(BLOCK_SIZE + 1, dtype=np.int64)
+    for block in range(first, last):
+        chosen, within = words[edges[block] : edges[block + 1]], universe[edges[block] : edges[block + 1]]
+        encoding, size, expected = encodings[block], sizes[block], counts[block]
+        if encoding == _NONE:
+            chosen[:] = np.uint64(0)
+        elif encoding == _DENSE:
+            chosen[:] = within
+        else:
+            piece = data[begins[block] : begins[block + 1]]
+            if encoding == _BITMAP:
+                found, faults[block] = _read_bitmap(piece, size, ranks)
+            else:
+                found, faults[block] = _read_distances(piece, size, encoding == _COORDINATE8, ranks)
+            if encoding == _COMPLEMENT16:
+                expected = size - expected
+            if faults[block] == 0 and found != expected:
+                faults[block] = 2
+            if faults[block] == 0:
+                _place_ranks(ranks[:found], within, chosen)
+                if encoding == _COMPLEMENT16:
+                    chosen[:] = within & ~chosen
+
+
+@njit()
+def _list_ranks(words, universe, ranks):  # type: ignore[no-untyped-def]
+    """The ranks of the set bits of `words`, ascending: how many bits of `universe` come before each."""
+    found, before = 0, np.uint64(0)
+    for index in range(words.size):
+        word, within = words[index], universe[index]
+        while word:
+            ranks[found] = before + popcount(within & ((word & (~word + _ONE)) - _ONE))
+            found += 1
+            word &= word - _ONE
+        before += popcount(within)
+    return ranks[:found]
+
+
+@njit()
+def _place_ranks(ranks, universe, words):  # type: ignore[no-untyped-def]
+    """The inverse of `_list_ranks`."""
+    placed, before = 0, 0
+    for index in range(words.size):
+        within, word = universe[index], np.uint64(0)
+        after = before + popcount(within)
+        while placed < ranks.size and ranks[placed] < after:
+            if within == FULL_WORD:
+                word |= _ONE << np.uint64(ranks[placed] - before)
+            else:
+                while before < ranks[placed]:
+                    within &= within - _ONE
+                    before += 1
+                word |= within & (~within + _ONE)
+            placed += 1
+        words[index] = word
+        before = after
+
+
+@njit()
+def _count_skips(ranks):  # type: ignore[no-untyped-def]
+    """Skip bytes that distances between the ranks need."""
+    skips, previous = 0, -1
+    for rank in ranks:
+        skips += (rank - previous - 1) // _SKIP
+        previous = rank
+    return skips
+
+
+@njit()
+def _write_distances(ranks, in_bytes, out):  # type: ignore[no-untyped-def]
+    at, previous = 0, -1
+    for rank in ranks:
+        distance = rank - previous - 1
+        previous = rank
+        if in_bytes:
+            while distance >= _SKIP:
+                out[at] = _SKIP
+                at += 1
+                distance -= _SKIP
+            out[at] = distance
+            at += 1
+        else:
+            out[at], out[at + 1] = distance & 255, distance >> 8
+            at += 2
+
+
+@njit()
+def _read_distances(piece: NDArray[np.uint8], size: int, in_bytes: bool, ranks: NDArray[np.int64]) -> tuple[int, int]:
+    """Lists ranks; returns how many, and a fault's number or 0."""
+    rank, found, at = -1, 0, 0
     while at < piece.size:
         if in_bytes:
             distance = int(piece[at])
             at += 1
-            if distance == _SKIP:
-                position += _SKIP
-                if at == piece.size:
-                    return 3
-                continue
         else:
             distance = int(piece[at]) | (int(piece[at + 1]) << 8)
             at += 2
-        position += distance + 1
-        if position >= size:
-            return 4
-        compact[position // 64] |= _ONE << np.uint64(position % 64)
+        if in_bytes and distance == _SKIP:
+            if at == piece.size:
+                return found, 3
+            rank += _SKIP
+            continue
+        rank += distance + 1
+        if rank >= size:
+            return found, 4
+        ranks[found] = rank
         found += 1
-    return 0 if found == count else 2
+    return found, 0
 
 
-def _refuse(bad: NDArray[np.bool_], span: Span, what: str) -> None:
-    if bad.any():
-        raise DecodeError(f"block {span.first + int(bad.argmax()) % span.num_blocks}: {what}")
+@njit()
+def _read_bitmap(piece, size, ranks):  # type: ignore[no-untyped-def]
+    """Lists ranks; returns how many, and a fault's number or 0."""
+    found = 0
+    for first in range(0, piece.size, 8):
+        word = np.uint64(0)
+        for byte in range(min(8, piece.size - first)):
+            word |= np.uint64(piece[first + byte]) << np.uint64(8 * byte)
+        while word:
+            ranks[found] = 8 * first + np.int64(lowest(word))
+            found += 1
+            word &= word - _ONE
+    return found, 1 if found and ranks[found - 1] >= size else 0

@@ -34,10 +34,10 @@ def test_the_page_s_encoding_carries_an_average() -> None:
     updates = {client: Update(vector, code=code) for client, vector in vectors.items()}
     mean, _ = exchange.average_updates(updates, {0: 1.0, 1: 1.0}, code=code)
     assert mean[:3].tolist() == [-63.5, 1.5, 2.0]
-    account = {"/".join(entry): num_bytes for entry, num_bytes in ledger.by_entry(0).items()}
+    account = ledger.by_entry(0)
     assert account["up/values/codes"] == 2 * (4 + 3) == 2 * code.cost(3)
     assert account["up/values/header"] == 2 * HEADER_BYTES
-    assert sum(account.values()) == 2 * (HEADER_BYTES + BLOCK_ENTRY_BYTES + code.cost(3))
+    assert account.total() == 2 * (HEADER_BYTES + BLOCK_ENTRY_BYTES + code.cost(3))
 
 
 def test_bytes_that_it_did_not_write() -> None:

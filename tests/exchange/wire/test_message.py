@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedpurin.exchange.wire.blocks import grid_of
-from fedpurin.exchange.wire.checksum import Checksum, Section
+from fedpurin.exchange.wire.channel import Channel, Section, fits
 from fedpurin.exchange.wire.costs import HEADER_BYTES, VALUE_BYTES, Encoding, dense_bytes, encoding_costs
 from fedpurin.exchange.wire.header import DecodeError, Header, Kind, ValueType
 from fedpurin.exchange.wire.index import decode_index, encode_index
-from fedpurin.exchange.wire.message import Message, all_finite, decode, encode
+from fedpurin.exchange.wire.message import Message, decode, encode
 from fedpurin.space import Layout, pack_mask, unpack_mask
 from tests.exchange.fuzz import forge
 
@@ -128,7 +128,7 @@ def test_dense_bytes_is_what_a_dense_message_weighs() -> None:
     assert encode(random_update(layout, 1.0, torch.float16), layout).numel() == dense_bytes(layout, 2)
 
 
-@pytest.mark.parametrize("within", [1.0, 0.5, 0.01, 0.0])
+@pytest.mark.parametrize("within", [1.0, 0.99, 0.5, 0.01, 0.0])
 def test_an_index_of_a_part_of_the_blocks(within: float) -> None:
     layout = Layout.from_sizes([*SIZES, 100_000])
     grid, parameters = grid_of(layout), layout.parameter_mask()
@@ -138,7 +138,7 @@ def test_an_index_of_a_part_of_the_blocks(within: float) -> None:
             mask = span.packed(pack_mask(universe & (torch.rand(layout.length) < density)))
             positions = span.packed(pack_mask(universe))
             encoded = encode_index(mask, positions, span)
-            assert sum(encoded.encoding_bytes) == encoded.table.numel() + encoded.index.numel()
+            assert sum(encoded.by_encoding.values()) == encoded.table.numel() + encoded.index.numel()
             assert torch.equal(decode_index(encoded.table, encoded.index, positions, span), mask)
 
 
@@ -171,23 +171,50 @@ def test_every_flipped_bit_is_caught(kind: Kind) -> None:
 def test_checksum_of_pieces_and_by_hand() -> None:
     """Sections in pieces, in any order of sections: XXH3 over header and hashes."""
     data = torch.randint(0, 256, (3_000,), dtype=torch.uint8)
-    whole, pieces = Checksum(), Checksum()
+    whole, pieces = Channel(Kind.UPDATE, 3, 7), Channel(Kind.UPDATE, 3, 7)
     whole.add(Section.INDEX, data)
     whole.add(Section.VALUES, data[:100])
     pieces.add(Section.INDEX, data[:1001])
     pieces.add(Section.VALUES, data[:100])
     pieces.add(Section.INDEX, data[1001:])
-    assert pieces.of(b"header") == whole.of(b"header") != whole.of(b"headed")
+    assert pieces.checksum(b"header") == whole.checksum(b"header") != whole.checksum(b"headed")
     nothing = xxhash.xxh3_64_digest(b"")
     values, index = (xxhash.xxh3_64_digest(part.numpy().tobytes()) for part in (data[:100], data))
-    assert whole.of(b"header") == xxhash.xxh3_64_intdigest(b"header" + nothing + values + index + nothing)
+    assert whole.checksum(b"header") == xxhash.xxh3_64_intdigest(b"header" + nothing + values + index + nothing)
+
+
+@pytest.mark.parametrize(
+    ("expected", "named"),
+    [
+        (Channel(Kind.MASK, 3, 7), "kind <Kind.MASK: 1>"),
+        (Channel(Kind.VALUES, 4, 7), "client 4; the header announces 3"),
+        (Channel(Kind.VALUES, 3, 8), "round 8; the header announces 7"),
+        (Channel(Kind.VALUES, 3, 7), "value type <ValueType.NONE: 0>"),
+    ],
+)
+def test_a_message_in_pieces_that_is_not_the_one_waited_for(expected: Channel, named: str) -> None:
+    sender = Channel(Kind.VALUES, 3, 7)
+    sender.write_values(torch.ones(5), ValueType.FLOAT32)
+    with pytest.raises(DecodeError, match=named):
+        expected.check(sender.header(340), 340)
+
+
+@pytest.mark.parametrize(("size", "num_values", "named"), [(340, 4, "value bytes 16"), (341, 5, "parameters 341")])
+def test_a_message_in_pieces_of_another_length(size: int, num_values: int, named: str) -> None:
+    sender, receiver = Channel(Kind.VALUES, 3, 7), Channel(Kind.VALUES, 3, 7)
+    piece = sender.write_values(torch.ones(5), ValueType.FLOAT32)
+    receiver.read_values(piece[: 4 * num_values], ValueType.FLOAT32)
+    with pytest.raises(DecodeError, match=named):
+        receiver.check(sender.header(340), size)
 
 
 def claim(data: Tensor, **fields: object) -> Tensor:
-    """The message with other header fields and a checksum that fits them."""
+    """The message with other header fields, and no checksum."""
     header, _ = Header.unpack(bytes(data[:HEADER_BYTES].tolist()))
     changed = Header(**{name: getattr(header, name) for name in Header.__slots__} | fields)  # type: ignore[arg-type]
-    return torch.frombuffer(bytearray(changed.pack()) + bytes(data[HEADER_BYTES:].tolist()), dtype=torch.uint8)
+    return torch.frombuffer(
+        bytearray(changed.opening() + bytes(8)) + bytes(data[HEADER_BYTES:].tolist()), dtype=torch.uint8
+    )
 
 
 LAYOUT = Layout.from_sizes([40, 300])
@@ -248,12 +275,12 @@ def test_values_that_are_not_finite_are_not_sent(bad: float) -> None:
 def test_every_value_is_tested_for_being_finite(size: int, dtype: torch.dtype) -> None:
     values = torch.full((size,), torch.finfo(dtype).max)
     values[::2] *= -1
-    assert all_finite(values.to(dtype))
+    assert fits(values.to(dtype), dtype)
     for position in {0, size // 2, size - 1}:
         for bad in (float("inf"), -float("inf"), float("nan")):
             broken = values.clone()
             broken[position] = float("nan") if dtype is torch.float8_e4m3fn else bad  # it has no infinity
-            assert not all_finite(broken.to(dtype))
+            assert not fits(broken.to(dtype), dtype)
 
 
 def test_values_that_do_not_match_the_mask() -> None:
