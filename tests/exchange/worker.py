@@ -68,6 +68,12 @@ def run_cases(processes: Processes) -> dict[str, Any]:
         name = f"{mode} {normalise} {fill} {kind} {few} {dtype}"
         results[name] = vectors
         results[f"{name} ledger"] = dict(sorted(ledger.gather(processes).by_entry().items()))
+    for few in (False, True):  # what the first participant holds, also where nobody lives
+        clients = make_clients(few)
+        exchange = Exchange(ExchangeConfig(), clients.layout, processes, Ledger())
+        exchange.begin_round(0, clients.ids)
+        own = processes.owned(clients.ids)
+        results[f"mean common {few}"] = exchange.common(clients.vectors[own[0]] if own else None)
     results["objects"] = processes.gather_objects({"rank": processes.rank})
     results["broadcast"] = processes.broadcast_object(f"from {processes.rank}")
     results["moved_bytes"] = processes.moved_bytes
