@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ from fedpurin.selection.solver import InvalidStatusError, Outcome, SolverError, 
 from fedpurin.space import Layout
 
 _LARGEST_SCORE = 1e6  # as the solver sees it; its absolute tolerances are 1e-9 and 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """One client's program before and after the passes, and what the solver decides of it."""
+
+    full: Instance
+    reduced: Instance
+    stack: list[tuple[Reduction, Any]]
+    items: Sequence[Items]
 
 
 class CardinalityProgram:
@@ -48,7 +59,7 @@ class CardinalityProgram:
             self.ceiling = [math.floor(round(program.density_ceiling * size, 9)) for size in sizes]
             self.total = math.floor(program.tau * layout.size)
             self._check_bounds(layout, self.total)
-        self._statements: dict[tuple[int, ...], Statement] = {}
+        self._statements: dict[tuple[tuple[int, ...], int], Statement] = {}
 
     def _check_bounds(self, layout: Layout, total: int) -> None:
         options = f"program.density_floor={self.program.density_floor}"
@@ -66,15 +77,29 @@ class CardinalityProgram:
 
     def solve(self, scan: Scan, deadline: float) -> Answer:
         """Solve for the scores that the scan sees; `deadline` is a reading of `time.perf_counter`."""
-        full = price_counts(self._open(scan))
-        core, stack = self.chain.apply(full) if self.program.reduce else (full, [])
-        items = self._items(core) if self.program.reduce else _single_parameters(scan)
-        return self._finish(full, stack, items, *self._solve_items(core, items, deadline))
+        return self.solve_many([scan], deadline)[0]
+
+    def solve_many(self, scans: Sequence[Scan], deadline: float) -> list[Answer]:
+        """Solve for several clients' scores: stated side by side, one call of the solver.
+
+        Each answer has an equal share of the solver's time. A client that the solver leaves short of its bound, also by a
+        time limit, is for the caller to solve alone.
+        """
+        cores = [self._reduce(scan) for scan in scans]
+        counts, outcome, scales = self._solve_items(cores, deadline)
+        building, solving = outcome.building_seconds / len(scans), outcome.solver_seconds / len(scans)
+        own = replace(outcome, building_seconds=building, solver_seconds=solving)
+        return [self._finish(*each, own) for each in zip(cores, counts, scales, strict=True)]
 
     @property
     def can_join(self) -> bool:
-        """Whether several clients fit into one statement: `layerwise` couples no tensors, so theirs stand in a row."""
-        return self.program.reduce and self.total is None
+        """Whether several clients' programs may be one statement: reduced, each has a few items."""
+        return self.program.reduce
+
+    @property
+    def couples_tensors(self) -> bool:
+        """Whether a selection in one tensor leaves less for another (`global`)."""
+        return self.total is not None
 
     def solve_ties(
         self,
@@ -102,16 +127,14 @@ class CardinalityProgram:
         is_best: NDArray[np.bool_] = (taken == np.minimum(ceiling, size)).all(axis=1)
         return is_best, outcome
 
-    def _finish(
-        self,
-        full: Instance,
-        stack: list[tuple[Reduction, Any]],
-        items: Sequence[Items],
-        counts: tuple[int, ...] | None,
-        outcome: Outcome,
-        scale: float,
-    ) -> Answer:
+    def _reduce(self, scan: Scan) -> _Core:
+        full = price_counts(self._open(scan))
+        core, stack = self.chain.apply(full) if self.program.reduce else (full, [])
+        return _Core(full, core, stack, self._items(core) if self.program.reduce else _single_parameters(scan))
+
+    def _finish(self, reduced: _Core, counts: tuple[int, ...] | None, scale: float, outcome: Outcome) -> Answer:
         """Lift one client's counts, check them, and bound them by the prices."""
+        full, stack, items = reduced.full, reduced.stack, reduced.items
         assert full.limits is not None
         most = sum(full.limits.high)
         priced = fill_ties(full.limits, most if full.total is None else min(full.total, most))
@@ -172,25 +195,26 @@ class CardinalityProgram:
         return [item if len(item.size) else Items(np.zeros(1), np.zeros(1)) for item in items]
 
     def _solve_items(
-        self, core: Instance, items: Sequence[Items], deadline: float
-    ) -> tuple[tuple[int, ...] | None, Outcome, float]:
-        """Counts of the tensors if the solver has a solution, its outcome, and the scale that it saw scores at."""
-        highest = max(float(item.score.max(initial=0.0)) for item in items)
-        scale = _LARGEST_SCORE / highest if highest > 0 else 1.0
+        self, cores: Sequence[_Core], deadline: float
+    ) -> tuple[Sequence[tuple[int, ...] | None], Outcome, list[float]]:
+        """Each client's counts of its tensors if the solver has a solution, the outcome, and the scales it saw scores at."""
+        items = [item for core in cores for item in core.items]
+        highest = [max(float(item.score.max(initial=0.0)) for item in core.items) for core in cores]
+        scales = [_LARGEST_SCORE / high if high > 0 else 1.0 for high in highest]
         values = {
-            "score": np.concatenate([item.score for item in items]) * scale,
+            "score": np.concatenate([i.score * scale for c, scale in zip(cores, scales, strict=True) for i in c.items]),
             "size": np.concatenate([item.size for item in items]),
-            "floor": np.array(core.floor, dtype=float),
-            "ceiling": np.array(core.ceiling, dtype=float),
-            "total": 0.0 if core.total is None else float(core.total),
+            "floor": np.array([floor for core in cores for floor in core.reduced.floor], dtype=float),
+            "ceiling": np.array([ceiling for core in cores for ceiling in core.reduced.ceiling], dtype=float),
+            "total": np.array([core.reduced.total or 0 for core in cores], dtype=float),
         }
-        statement = self._state(tuple(len(item.size) for item in items), values)
+        statement = self._state(tuple(len(item.size) for item in items), values, len(cores))
         outcome = self._call(statement, deadline)
         if not outcome.has_solution:
-            return None, outcome, scale
+            return [None] * len(cores), outcome, scales
         starts = np.cumsum([0, *(len(item.size) for item in items)])[:-1]
         counts = np.rint(np.add.reduceat(statement.variables["x"].value, starts)).astype(int)
-        return tuple(counts.tolist()), outcome, scale
+        return [tuple(row) for row in counts.reshape(len(cores), -1).tolist()], outcome, scales
 
     def _call(self, statement: Statement, deadline: float) -> Outcome:
         """Let the solver find values for the statement's variables; nonsense that it says is no solution."""
@@ -205,18 +229,23 @@ class CardinalityProgram:
         except InvalidStatusError:
             return Outcome(False, False, math.inf, 0.0, 0.0)
 
-    def _state(self, num_items: tuple[int, ...], values: Values) -> Statement:
+    def _state(self, num_items: tuple[int, ...], values: Values, num_clients: int = 1) -> Statement:
         """The program for so many items of each tensor; cores of a shape seen before are compiled already."""
-        state = state_layerwise if self.total is None else state_global
         tensor_of_item = np.repeat(np.arange(len(num_items)), num_items)
+
+        def state(values: Values | None = None) -> Statement:
+            if self.total is None:
+                return state_layerwise(tensor_of_item, len(num_items), values)
+            return state_global(tensor_of_item, len(num_items), values, num_clients=num_clients)
+
         if not self.program.reduce:
-            return state(tensor_of_item, len(num_items), values)
-        if num_items not in self._statements:
+            return state(values)
+        if (num_items, num_clients) not in self._statements:
             if len(self._statements) >= 4:
                 self._statements.clear()
-            self._statements[num_items] = state(tensor_of_item, len(num_items))
-        self._statements[num_items].fill(values)
-        return self._statements[num_items]
+            self._statements[num_items, num_clients] = state()
+        self._statements[num_items, num_clients].fill(values)
+        return self._statements[num_items, num_clients]
 
     def _check(self, plan: Plan, full: Instance) -> None:
         """The solver's counts, rounded, against the exact bounds."""

@@ -62,17 +62,20 @@ def state_layerwise(tensor_of_item: Groups, num_tensors: int, values: Values | N
     return Statement(problem, {"x": x}, numbers.parameters)
 
 
-def state_global(tensor_of_item: Groups, num_tensors: int, values: Values | None = None) -> Statement:
+def state_global(
+    tensor_of_item: Groups, num_tensors: int, values: Values | None = None, *, num_clients: int = 1
+) -> Statement:
     """maximise Σ_j score_j x_j   subject to   Σ_j x_j ≤ total,   floor_l ≤ Σ_{j∈l} x_j ≤ ceiling_l for every tensor l,
     x_j ∈ {0, …, size_j}.
 
-    total = ⌊τ n⌋. The density floor and ceiling of a tensor are optional (0 and n_l).
+    total = ⌊τ n⌋. The density floor and ceiling of a tensor are optional (0 and n_l). Programs of several clients stand
+    side by side: tensors are then the first client's, the second's and so on, and each client has its own total.
     """
     numbers = _Numbers(values)
     score = numbers.declare("score", len(tensor_of_item))
     size = numbers.declare("size", len(tensor_of_item))
     floor, ceiling = numbers.declare("floor", num_tensors), numbers.declare("ceiling", num_tensors)
-    total = numbers.declare("total")
+    total = numbers.declare("total", num_clients)
 
     x = cp.Variable(len(tensor_of_item), integer=True, bounds=[0, None], name="x")
     selected = _sum_by(tensor_of_item, num_tensors) @ x
@@ -80,7 +83,7 @@ def state_global(tensor_of_item: Groups, num_tensors: int, values: Values | None
         cp.Maximize(score @ x),
         [
             x <= size,
-            cp.sum(x) <= total,
+            _sum_by(tensor_of_item // (num_tensors // num_clients), num_clients) @ x <= total,
             selected >= floor,
             selected <= ceiling,
         ],

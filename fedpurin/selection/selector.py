@@ -77,8 +77,9 @@ class Selector:
     def solve_many(self, scores: Float32[Tensor, "clients length"]) -> list[Selection]:
         """Solve the programs of several clients, one row each: the masks and certificates that `solve` gives.
 
-        `layerwise` programs are stated side by side and solved by one call of the solver, whose time each certificate
-        has an equal share of. The others are solved one by one: `budget` cores are large, and `global` ones are coupled.
+        `layerwise` and `global` programs are stated side by side and solved by one call of the solver, whose time each
+        certificate has an equal share of. Those of `budget` are solved one by one: side by side they take longer
+        (docs/selection.md).
 
         Raises:
             ValueError: a score is NaN, infinite or negative, or the rows do not fit the layout.
@@ -90,8 +91,21 @@ class Selector:
         if len(scores) < 2 or not isinstance(program, CardinalityProgram) or not program.can_join:
             return [self.solve(row) for row in scores]
         self._check(scores[0])
-        together = solve_stack(program, self.layout, scores)
+        together = self._join(program, scores) if program.couples_tensors else solve_stack(program, self.layout, scores)
         return [one or self.solve(row) for one, row in zip(together, scores, strict=True)]
+
+    def _join(self, program: CardinalityProgram, scores: Float32[Tensor, "clients length"]) -> list[Selection | None]:
+        """Solve every row's program by one call; None in the place of a row that it left short of its bound."""
+        start = time.perf_counter()
+        scans = [open_scan(self.layout, row) for row in scores]
+        answers = program.solve_many(scans, start + len(scans) * self.config.time_limit)
+        seconds = (time.perf_counter() - start) / len(scans)
+        return [
+            self._select(scan, answer, seconds)
+            if answer.is_finished and answer.upper_bound == answer.objective
+            else None
+            for scan, answer in zip(scans, answers, strict=True)
+        ]
 
     def _check(self, scores: Float32[Tensor, " length"]) -> None:
         if tuple(scores.shape) != (self.layout.length,) or scores.dtype != torch.float32:

@@ -1,5 +1,6 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,8 +188,41 @@ def test_what_a_joint_solve_leaves_short_is_solved_alone(monkeypatch: pytest.Mon
     assert all(torch.equal(one.mask, naive.layerwise(LAYOUT, SCORES, 0.5)) for one in found)
 
 
-def test_many_layerwise_clients_are_one_call_of_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["layerwise", "global"])
+def test_many_clients_are_one_call_of_the_solver(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, real = [], cardinality.solve_statement
     monkeypatch.setattr(cardinality, "solve_statement", lambda *a, **k: calls.append(1) or real(*a, **k))
-    Selector(LAYOUT, ProgramConfig()).solve_many(SCORES.expand(7, -1))
+    Selector(LAYOUT, ProgramConfig(name=name)).solve_many(SCORES.expand(7, -1))
     assert len(calls) == 1
+
+
+def test_every_client_of_a_joint_global_program_has_its_own_total() -> None:
+    """By hand: four of nine; the first tensor gives at most four and at least two, the second at least one."""
+    layout = Layout.from_sizes([5, 4])
+    config = ProgramConfig(name="global", tau=0.45, density_floor=0.25, density_ceiling=0.8)
+    scores = [[9.0, 8, 7, 6, 5, 1, 1, 1, 1], [1.0, 1, 1, 1, 1, 9, 8, 7, 6], [0.0] * 9]
+    most, least, nothing = Selector(layout, config).solve_many(
+        torch.stack([layout.embed(torch.tensor(row)) for row in scores])
+    )
+    assert most.mask.nonzero().flatten().tolist() == [0, 1, 2, 64]
+    assert least.mask.nonzero().flatten().tolist() == [0, 1, 64, 65]
+    assert (most.certificate.objective, least.certificate.objective) == (25.0, 19.0)
+    assert (most.certificate.gap, least.certificate.gap, nothing.certificate.num_selected) == (0.0, 0.0, 0)
+
+
+def test_a_global_program_that_a_joint_solve_leaves_short_is_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector = Selector(LAYOUT, ProgramConfig(name="global"))
+    rows = torch.stack([SCORES, SCORES.flip(0) * selector.layout.parameter_mask(), SCORES])
+    expected = [selector.solve(row) for row in rows]
+    program: Any = selector.program
+    real, seen = program.solve_many, []
+
+    def short(scans: Any, deadline: float) -> Any:
+        seen.append(len(scans))
+        answers = real(scans, deadline)
+        return [replace(answer, is_finished=len(scans) == 1 or k != 1) for k, answer in enumerate(answers)]
+
+    monkeypatch.setattr(program, "solve_many", short)
+    found = selector.solve_many(rows)
+    assert seen == [3, 1]
+    assert all(torch.equal(one.mask, other.mask) for one, other in zip(found, expected, strict=True))
