@@ -26,13 +26,16 @@ part() { # name, seconds, command
 "$python" -c 'import torch; print(torch.cuda.get_device_name(0), torch.__version__, torch.version.cuda)' >"$out/device.txt"
 part tests 300 "$python" -m pytest -q -m gpu
 part rounds_digits 120 "$python" -m benchmarks.round --rounds 5 --out "$out/rounds.jsonl" trainer.accelerator=gpu
+part rounds_graph 120 "$python" -m benchmarks.round --rounds 5 --out "$out/rounds.jsonl" trainer.accelerator=gpu trainer.executor=graph
 part rounds_resnet8 240 "$python" -m benchmarks.round --case resnet8 --rounds 2 --out "$out/rounds.jsonl" trainer.accelerator=gpu
+part resnet8_graph 180 "$python" -m benchmarks.round --case resnet8 --method fedavg --rounds 2 --out "$out/rounds.jsonl" \
+    trainer.accelerator=gpu trainer.executor=graph
 devices=$("$python" -c 'import torch; print(torch.cuda.device_count())')
 if [ "$devices" -gt 1 ]; then # NCCL wants a device a process
     part nccl 180 "$python" -m fedpurin trainer.accelerator=gpu trainer.devices=2 trainer.rounds=5 "hydra.run.dir=$out/nccl"
 fi
 # The paper's Fashion-MNIST run, 200 rounds of 5 epochs; what the time does not suffice for is resumed by the same command.
-part paper 900 "$python" -m fedpurin experiment=paper_fashion_mnist trainer.accelerator=gpu trainer.evaluate_every=10 \
+part paper 600 "$python" -m fedpurin experiment=paper_fashion_mnist trainer.accelerator=gpu trainer.evaluate_every=10 \
     resume=auto "hydra.run.dir=$out/paper"
 if [ "${#failed[@]}" -gt 0 ]; then
     echo "failed: ${failed[*]} (see $out/NAME.log)" >&2

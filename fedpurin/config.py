@@ -183,8 +183,9 @@ class TrainerConfig:
     num_nodes: Annotated[int, Field(ge=1), Changes.NOTHING] = 1
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda"], Changes.NOTHING] = "auto"
     """Free to be named anew; another kind than the run began on is refused by its checkpoint, having other bits."""
-    executor: Annotated[Literal["auto", "serial", "cohort"], Changes.BITS] = "auto"
-    """How fits run: one client after the other, or a cohort of them as one computation; auto: by the size of a step."""
+    executor: Annotated[Literal["auto", "serial", "cohort", "graph"], Changes.BITS] = "auto"
+    """How fits run: one client after the other, a cohort of them as one computation, or that as a CUDA graph; auto: by the
+    size of a step, one of the first two."""
     cohort: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Changes.BITS] = "auto"
     """Consecutive clients of a cohort. The last bits of a fit depend on it, never on the number of processes."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -25,6 +25,7 @@ from fedpurin.data.samples import Collated
 from fedpurin.local.client import Client
 from fedpurin.local.cohort import CohortExecutor
 from fedpurin.local.executor import Plan, SerialExecutor
+from fedpurin.local.graph import RECORDERS, GraphExecutor
 from fedpurin.local.hooks import BATCH_HOOKS, overridden
 from fedpurin.local.stack import configured_optimizer
 from fedpurin.local.trainer import LocalTrainer
@@ -53,24 +54,30 @@ def choose_executor(
     """The executor, and why it is this one (a line for the log).
 
     Raises:
-        ConfigError: `trainer.executor=cohort` for a module that cannot be batched, or a cohort larger than the run.
+        ConfigError: `trainer.executor=cohort` for a module that cannot be batched, a cohort larger than the run,
+            `trainer.executor=graph` without a CUDA device, or no client that fits into its memory.
     """
     wanted, num_clients = config.trainer.executor, config.partition.num_clients
-    size = config.trainer.cohort
+    size, device = config.trainer.cohort, trainer.vector.device.type
+    if wanted == "graph" and device not in RECORDERS:
+        raise ConfigError(
+            f"trainer.executor=graph needs a CUDA device, and clients train on {device} "
+            f"(trainer.accelerator={config.trainer.accelerator}); take auto, serial or cohort"
+        )
     if wanted == "serial":
         if size != "auto":
             raise ConfigError(f"trainer.cohort={size} has no effect with trainer.executor=serial")
         return SerialExecutor(trainer), "serial, as asked for"
     if size != "auto" and size > num_clients:
         raise ConfigError(f"trainer.cohort={size} is more than partition.num_clients={num_clients}")
-    if wanted == "auto":
-        flops = _step_flops(trainer)
-        if trainer.vector.is_cuda or flops > SMALL_STEP_FLOPS or num_clients < 2:
-            return SerialExecutor(trainer), f"serial: a forward pass takes {flops / 1e6:.0f} million operations"
-    size = cohort_size(config) if size == "auto" else size
+    flops = _step_flops(trainer) if wanted != "cohort" else 0
+    if wanted == "auto" and (trainer.vector.is_cuda or flops > SMALL_STEP_FLOPS or num_clients < 2):
+        return SerialExecutor(trainer), f"serial: a forward pass takes {flops / 1e6:.0f} million operations"
+    if size == "auto":
+        size = cohort_size(config) if flops <= SMALL_STEP_FLOPS else 1
     if wanted == "auto" and size < 2:
         return SerialExecutor(trainer), f"serial: too few clients for cohorts ({num_clients})"
-    executor = CohortExecutor(trainer, size)
+    executor = GraphExecutor(trainer, size) if wanted == "graph" else CohortExecutor(trainer, size)
     with _loops_of_vmap() as loops:
         why = _why_not(trainer, config, callbacks) or _try(executor, plan)
     if why is not None and wanted == "cohort":
@@ -79,8 +86,39 @@ def choose_executor(
         why = "vmap has a loop in the place of one of its operations"
     if why is not None:
         return SerialExecutor(trainer), f"serial, a client at a time: {why}"
+    smaller = _halve(executor, plan) if device in RECORDERS else ""
+    if isinstance(executor, GraphExecutor):
+        executor.forget()
+        executor.is_trial = False
     together = "fits and evaluations" if executor.evaluates_together else "fits; evaluations are one by one"
-    return executor, f"cohorts of {executor.block} clients ({together})"
+    kind = "recorded cohorts" if wanted == "graph" else "cohorts"
+    return executor, f"{kind} of {executor.block} clients{smaller} ({together})"
+
+
+def _halve(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str:
+    """Halve the cohort until a step of all its clients fits into the device's memory; says so where it had to.
+
+    Raises:
+        ConfigError: not even one client fits.
+    """
+    asked, trainer = executor.block, executor.trainer
+    count = min(trainer.batch_size, trainer.train.num_samples)
+    state = copy.deepcopy(trainer.module.state_dict())
+    while True:
+        try:
+            with torch.random.fork_rng():
+                for _ in range(2):  # the second time, a graph executor records
+                    _fit_some(executor, trainer, plan, count, -2, executor.block)
+        except torch.OutOfMemoryError as error:
+            if executor.block == 1:
+                raise ConfigError(f"trainer.executor: not one client fits into the device's memory ({error})") from None
+            executor.block //= 2
+            if isinstance(executor, GraphExecutor):
+                executor.forget()
+            continue
+        finally:
+            trainer.module.load_state_dict(state)
+        return "" if executor.block == asked else f", not {asked}, for which the device's memory does not suffice"
 
 
 @contextmanager
@@ -158,9 +196,9 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
     count = min(4, trainer.train.num_samples, trainer.batch_size)
     try:
         with torch.random.fork_rng():
-            outcomes = [_fit_two(run, trainer, plan, count, round_number) for run, round_number in (
-                (SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3), (executor, -2)
-            )]  # fmt: skip
+            runs: list[tuple[SerialExecutor, int]] = [(SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3)]
+            runs += [(executor, -2), (executor, -3)] if isinstance(executor, GraphExecutor) else [(executor, -2)]
+            outcomes = [_fit_some(run, trainer, plan, count, number) for run, number in runs]
             clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
             executor.evaluates_together = not any(
                 overridden(trainer.module, hook) for hook in EVALUATION_HOOKS
@@ -169,10 +207,12 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     finally:
         trainer.module.load_state_dict(state)
-    serial, again, cohort = outcomes
+    serial, again, *cohorts = outcomes
     is_random = any(not torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(serial, again, strict=True))
-    for one, other in zip(serial, cohort, strict=True) if not is_random else ():
-        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+    for alone, cohort in zip((serial, again), cohorts, strict=False) if not is_random else ():
+        if not all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(alone, cohort, strict=True)
+        ):
             return "a cohort does not learn what its clients learn alone"
     return None
 
@@ -190,12 +230,17 @@ def _measures_alike(executor: CohortExecutor, clients: Sequence[Client]) -> bool
     )
 
 
-def _fit_two(
-    executor: SerialExecutor, trainer: LocalTrainer, plan: Callable[[Client, int], Plan], count: int, round_number: int
+def _fit_some(
+    executor: SerialExecutor,
+    trainer: LocalTrainer,
+    plan: Callable[[Client, int], Plan],
+    count: int,
+    round_number: int,
+    num_clients: int = 2,
 ) -> list[torch.Tensor]:
-    """All state that two clients have after one epoch of every fit that the method plans for them."""
-    # The same samples twice: their order within the one batch does not matter.
-    clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
+    """All state that clients of so many samples have after one epoch of every fit that the method plans for them."""
+    # The same samples for all: their order within the one batch does not matter.
+    clients = [trainer.new_client(i, torch.arange(count), torch.arange(1)) for i in range(num_clients)]
     plans = [[replace(fit, epochs=1, scored=False) for fit in plan(client, 0)] for client in clients]
     executor.fit(clients, plans, round_number)
     return [t.float() for c in clients for t in (c.vector, *c.extra.values(), *c.buffers.values())]

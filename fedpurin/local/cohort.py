@@ -12,7 +12,7 @@ Equal to the serial executor within float tolerance: sums inside a kernel may ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,29 +190,45 @@ class CohortExecutor(SerialExecutor):
 
         vectors = pick(stack.vectors)
         state, seen = pytree.tree_map(pick, (buffers, context.rows))
-        names = {segment.name for segment in stack.trained}
-        views = self.trainer.space.row_views(vectors)
-        trained = {name: view for name, view in views.items() if name in names}
-        frozen = {name: view for name, view in views.items() if name not in names}
+        target = stack.gradients if is_all else torch.zeros_like(vectors)
+        names, space, numbers = (
+            frozenset(segment.name for segment in stack.trained),
+            self.trainer.space,
+            context.numbers,
+        )
 
         def loss(trained: Tensors, frozen: Tensors, state: Tensors, seen: Any, batch: Any) -> Tensor:
-            with set_loss_context(context.one(seen, self.trainer.space.views)):
+            with set_loss_context(one_context(numbers, seen, space.views)):
                 tensors = _prefixed({**trained, **frozen, **state})
                 return loss_of(functional_call(self._training, tensors, (batch,)))
 
-        function: Any = vmap(grad_and_value(loss), randomness="different")
-        gradients: Tensors
-        losses: Tensor
-        gradients, losses = function(trained, frozen, state, seen, batch)
-        target = stack.gradients if is_all else torch.zeros_like(vectors)
-        written = self.trainer.space.row_views(target)
-        for name, gradient in gradients.items():
-            written[name].copy_(gradient)
+        def work(read: Any, written: Any) -> Tensor:
+            (vectors, seen, batch), (target, state) = read, written
+            views = space.row_views(vectors)
+            trained = {name: view for name, view in views.items() if name in names}
+            frozen = {name: view for name, view in views.items() if name not in names}
+            function: Any = vmap(grad_and_value(loss), randomness="different")
+            gradients: Tensors
+            losses: Tensor
+            gradients, losses = function(trained, frozen, state, seen, batch)
+            into = space.row_views(target)
+            for name, gradient in gradients.items():
+                into[name].copy_(gradient)
+            return losses.detach()
+
+        losses = self._run((names, repr(numbers)), work, (vectors, seen, batch), (target, state))
         if not is_all:
             stack.gradients[rows] = target
             for name, buffer in buffers.items():
                 buffer[rows] = state[name]
-        return losses.detach()
+        return losses
+
+    def _run(self, said: Hashable, work: Callable[[Any, Any], Tensor], read: Any, written: Any) -> Tensor:
+        """Carry out a step's `work`: tensors that it reads, and tensors that it writes besides the losses it returns.
+
+        `said` is what else it depends on.
+        """
+        return work(read, written)
 
     def evaluate(
         self, clients: Sequence[Client], vectors: Sequence[Float32[Tensor, " length"]]
@@ -321,10 +337,11 @@ class _Contexts:
         """Everything that has a row for each client."""
         return {"models": dict(self.models), "buffers": self.buffers, "tensors": dict(self.tensors)}
 
-    def one(self, rows: Mapping[str, Any], views: Callable[[Tensor], Tensors]) -> LossContext:
-        """One client's context, from its row of everything."""
-        models = {name: views(vector) | rows["buffers"] for name, vector in rows["models"].items()}
-        return LossContext(models, {**self.numbers, **rows["tensors"]})
+
+def one_context(numbers: Mapping[str, Any], rows: Mapping[str, Any], views: Callable[[Tensor], Tensors]) -> LossContext:
+    """One client's context, from its row of everything."""
+    models = {name: views(vector) | rows["buffers"] for name, vector in rows["models"].items()}
+    return LossContext(models, {**numbers, **rows["tensors"]})
 
 
 def _prefixed(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -30,6 +30,8 @@ class Counters:
     round: int = 0
     together: bool = False
     """Several clients are in one computation: then there is no one epoch and no one step."""
+    recorded: bool = False
+    """The computation is kept and replayed in later rounds."""
 
     @contextmanager
     def of_many(self) -> Iterator[None]:
@@ -39,6 +41,15 @@ class Counters:
             yield
         finally:
             self.together = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While this lasts, reading the round raises TypeError: a replay would see the number of this round."""
+        self.recorded = True
+        try:
+            yield
+        finally:
+            self.recorded = False
 
 
 class _Counter:
@@ -55,6 +66,8 @@ class _Counter:
             return 0
         if counters.together and self.name != "round":
             raise TypeError(f"it reads {self.name}, which clients that run together do not have in common")
+        if counters.recorded and self.name == "round":
+            raise TypeError("it reads round, which a recorded step holds fixed")
         return getattr(counters, self.name)
 
 

@@ -178,6 +178,8 @@ def _assemble(
     )
     check_optimizers(module)
     executor, why = choose_executor(config, trainer, method.plan, listeners)
+    if fabric.device.type == "cuda":  # ranks whose memory differs still form the same cohorts
+        executor.block = min(processes.gather_objects(executor.block))
     # Three evaluations cost a forward pass each, a step about three. Known beforehand, so that no client ever moves.
     epochs = config.trainer.local_epochs
     costs = [epochs * len(train) + len(test) for train, test in zip(parts.train, parts.test, strict=True)]
