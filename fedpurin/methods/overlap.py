@@ -1,6 +1,6 @@
 """Who collaborates with whom, METHOD step 5, from packed masks alone.
 
-Owns: overlap, the bar θ_t, collaborators, and whether the horizon has closed. Does not own: sums of values
+Owns: overlap, the threshold θ_t, collaborators, and whether the horizon has closed. Does not own: sums of values
 (`exchange/sums.py`, METHOD step 6), messages, processes.
 """
 
@@ -75,9 +75,9 @@ def collaborators(
     overlap: Float64[np.ndarray, "clients clients"], ids: Sequence[int], round_number: int, beta: float
 ) -> dict[int, tuple[int, ...]]:
     """C_i of every participant: itself and each j with O_ij ≥ θ_t, ascending. Row and column k belong to `ids[k]`."""
-    bar = threshold(overlap, round_number, beta)
+    least = threshold(overlap, round_number, beta)
     with np.errstate(invalid="ignore"):
-        joins = overlap >= bar  # false wherever either side is NaN
+        joins = overlap >= least  # false wherever either side is NaN
     np.fill_diagonal(joins, True)
     return {
         client: tuple(sorted(ids[k] for k in np.flatnonzero(joins[row]).tolist())) for row, client in enumerate(ids)
@@ -85,6 +85,6 @@ def collaborators(
 
 
 def horizon_closed(overlap: Float64[np.ndarray, "clients clients"], round_number: int, beta: float) -> bool:
-    """Whether nobody can clear the bar from this round on: (t+1) > β, and the overlaps are not all equal."""
+    """Whether nobody can reach the threshold from this round on: (t+1) > β, and the overlaps are not all equal."""
     pairs = overlap[~np.isnan(overlap)]
     return round_number + 1 > beta and bool(pairs.size) and bool(pairs.min() < pairs.max())

@@ -63,7 +63,7 @@ class Installed:
         """`python …` in a folder; the wheel's packages come before this environment's editable install."""
         environment = {**os.environ, "PYTHONPATH": str(self.site), "PYTHONSAFEPATH": "1"}
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=250)
+        return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=800)
 
     def fedpurin(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         done = self.run(folder, str(self.site / "bin" / "fedpurin"), *arguments)
@@ -77,6 +77,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # its kernels are compiled anew
 def test_the_installed_wheel_runs_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
     names = zipfile.ZipFile(installed.wheel).namelist()
     assert {"configs/config.yaml", "callbacks/__init__.py", "lightning_modules/__init__.py"} <= set(names)
