@@ -41,7 +41,7 @@ def alone() -> dict[str, Any]:
 @pytest.mark.parametrize("size", [2, 4])
 def test_same_bits_and_ledger_on_several_ranks(size: int, alone: dict[str, Any], tmp_path: Path) -> None:
     ranks = start("cases", size, tmp_path / "rank")
-    assert [rank.wait(120) for rank in ranks] == [0] * size
+    assert [rank.wait(280) for rank in ranks] == [0] * size
     parts = [torch.load(f"{tmp_path / 'rank'}.{rank}") for rank in range(size)]
     for name, expected in alone.items():
         if name in ("objects", "broadcast", "moved_bytes"):
@@ -76,13 +76,26 @@ def test_a_lost_rank_is_named_by_the_others(scenario: str, size: int, tmp_path: 
     try:
         for number, rank in enumerate(ranks):
             if number != victim:
-                output, _ = rank.communicate(timeout=60)
+                output, _ = rank.communicate(timeout=200)
                 assert output.startswith(f"RankLostError: rank {victim} of {size} did not finish the "), output
                 assert f"that rank {number} waits in (exchange.timeout_seconds=6)" in output
                 assert rank.returncode == 3
     finally:
         for rank in ranks:
             rank.kill()
+
+
+def test_ranks_that_are_told_a_reason_end_and_rank_0_repeats_it(tmp_path: Path) -> None:
+    ranks = start("announce-1", 3, tmp_path / "rank")
+    outputs = [rank.communicate(timeout=280)[0] for rank in ranks]
+    assert outputs[0].splitlines()[-1:] == ["RankLostError: rank 1: its disk is full"]
+    assert outputs[1:] == ["", ""], "the reason is told once"
+    assert [rank.returncode for rank in ranks] == [3, 3, 0]
+
+
+def test_runs_of_one_script_end_in_order_when_the_script_does(tmp_path: Path) -> None:
+    ranks = start("exit", 2, tmp_path / "rank")
+    assert [rank.wait(280) for rank in ranks] == [0, 0]
 
 
 class StoppableStore:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from fedpurin.config import ExchangeConfig
-from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange import Exchange, Ledger, Processes, Update
 from fedpurin.methods.overlap import collaborators, overlap_matrix
 from tests.exchange.naive import Clients
 
@@ -74,10 +74,29 @@ def run_cases(processes: Processes) -> dict[str, Any]:
         exchange.begin_round(0, clients.ids)
         own = processes.owned(clients.ids)
         results[f"mean common {few}"] = exchange.common(clients.vectors[own[0]] if own else None)
+        results |= updates_and_peers(processes, few)
     results["objects"] = processes.gather_objects({"rank": processes.rank})
     results["broadcast"] = processes.broadcast_object(f"from {processes.rank}")
     results["moved_bytes"] = processes.moved_bytes
     return results
+
+
+def updates_and_peers(processes: Processes, few: bool) -> dict[str, Any]:
+    """What methods with updates of their own shape call; every rank gets the same."""
+    clients, ledger = make_clients(few), Ledger()
+    exchange = Exchange(ExchangeConfig(bucket_mib=0.2), clients.layout, processes, ledger)
+    exchange.begin_round(2, clients.ids)
+    everybody, own = clients.copies(clients.ids), processes.owned(clients.ids)
+    updates = {i: Update(everybody[i], clients.masks[i]) for i in own}
+    mean, share = exchange.average_updates(updates, clients.samples, divide_by="senders")
+    after = dict(zip(clients.ids, [*clients.ids[1:], clients.ids[0]], strict=True))
+    peers = exchange.send_to_peers(updates, {i: (after[i],) for i in clients.ids})
+    sums = sum(received.vector * client for client, received in peers)
+    accounts = dict(sorted(ledger.gather(processes).by_entry().items()))
+    return {
+        f"mean updates {few}": mean, f"mean share {few}": share, f"mean peers {few}": sums,
+        f"peers {few} ledger": accounts,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -94,9 +113,18 @@ def main() -> None:
         processes.close()  # again has no effect
         assert not dist.is_initialized()
         return
+    if scenario == "exit":  # two runs of one script, over the same process group
+        for run in range(2):
+            processes = Processes()
+            assert processes.gather_objects(run) == [run] * size
+            processes.close_at_exit()
+        return
     processes = Processes(timeout_seconds=6.0)
     action, victim = scenario.split("-")
     processes.barrier()
+    if rank == int(victim) and action == "announce":
+        processes.announce("its disk is full")
+        os._exit(3)
     if rank == int(victim):
         os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
     started = time.monotonic()

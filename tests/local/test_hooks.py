@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 
 from fedpurin.config import ConfigError
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import BATCH_HOOKS, NOT_CALLED
+from fedpurin.local.hooks import BATCH_HOOKS, NOT_CALLED, overridden
 from fedpurin.run.build import build
 from fedpurin.run.listeners import IGNORED
 from tests.methods.tiny import TEST, TRAIN, Plain, composed
@@ -71,3 +72,42 @@ def test_every_hook_that_lightning_documents_for_fitting_is_called_refused_or_na
     }  # fmt: skip
     known = called | {*BATCH_HOOKS, *NOT_CALLED, *IGNORED}
     assert {name for name in documented - known if "predict" not in name} == set()
+
+
+class StopsEarly(Plain):
+    """Lightning's word for "no more of this epoch" is −1."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 1 else None
+
+
+class LosesItsLoss(Plain):
+    """Returns a loss while the run is built, and none once it trains."""
+
+    is_lost = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return "loss" if self.is_lost else super().training_step(batch, batch_idx)
+
+
+def test_a_hook_may_end_an_epoch(tmp_path: Path) -> None:
+    federation = build(composed("local"), tmp_path, module=StopsEarly(), train=TRAIN, test=TEST)
+    client = federation.clients[0]
+    assert federation.trainer.num_batches(client) > 1
+    assert federation.trainer.fit(client, LocalFit(epochs=3), 0).num_steps == 3
+
+
+def test_a_training_step_that_returns_no_loss_is_named(tmp_path: Path) -> None:
+    config = composed("local")
+    config = replace(config, trainer=replace(config.trainer, executor="serial"))
+    federation = build(config, tmp_path, module=LosesItsLoss(), train=TRAIN, test=TEST)
+    federation.trainer.module.is_lost = True
+    with pytest.raises(ConfigError, match="training_step returned str; return the loss or"):
+        federation.trainer.fit(federation.clients[0], LocalFit(epochs=1), 0)
+
+
+def test_a_hook_set_on_the_object_is_its_own() -> None:
+    module = Plain()
+    assert not overridden(module, "on_fit_start")
+    module.on_fit_start = lambda: None  # type: ignore[method-assign]
+    assert overridden(module, "on_fit_start")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedpurin.local.stack import Stack
+from fedpurin.local.stack import Stack, configured_optimizer
 from fedpurin.space import ParameterSpace
 from tests.methods.tiny import Plain
 
@@ -53,3 +53,29 @@ def test_fused_steps_have_the_same_bits(options: dict[str, Any]) -> None:
     assert chosen == [True] * 4
     assert asked == [None] * 4, "the module's own choice stands"
     assert torch.equal(fused, plain)
+
+
+class Configures(Plain):
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+    def configure_optimizers(self) -> Any:
+        return self.what(torch.optim.SGD(self.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("what", "is_one"),
+    [
+        (lambda one: one, True),
+        (lambda one: [one], True),
+        (lambda one: {"optimizer": one}, True),
+        (lambda one: [one, one], False),
+        (lambda one: {"optimizer": one, "lr_scheduler": torch.optim.lr_scheduler.StepLR(one, 1)}, False),
+        (lambda one: torch.optim.LBFGS(one.param_groups[0]["params"]), False),
+        (lambda one: None, False),
+    ],
+)
+def test_one_optimizer_without_a_schedule_steps_a_stack(what: Any, is_one: bool) -> None:
+    found = configured_optimizer(Configures(what))
+    assert type(found) is (torch.optim.SGD if is_one else type(None))

@@ -155,3 +155,16 @@ def test_idle_clients_of_a_gpu_lie_on_the_host(kind: str, tmp_path: Path) -> Non
     places.fetch([one])
     assert one.vector.is_cuda
     assert float(one.vector.sum()) == 20_000.0
+
+
+def test_a_store_on_the_host_is_for_another_device_than_the_cpu() -> None:
+    elsewhere = torch.device("meta")  # a device that holds nothing: what comes there is gone, and seen to be there
+    moved = make_store(ClientsConfig(store="cpu"), elsewhere, num_clients=1, num_bytes=80_000)
+    assert type(moved) is HostStore
+    assert type(make_store(ClientsConfig(store="cpu"), CPU, num_clients=1, num_bytes=80_000)) is DeviceStore
+    one = client()
+    one.extra["error"] = torch.ones(20_000)
+    moved.put_back([one])
+    assert (one.vector.device, one.extra["error"].device) == (CPU, CPU)
+    moved.fetch([one])
+    assert (one.vector.device, one.extra["error"].device) == (elsewhere, elsewhere)
