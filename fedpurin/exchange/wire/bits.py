@@ -103,16 +103,16 @@ def _intersections(words: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def compress(vector: Shaped[Tensor, " length"], packed: UInt8[Tensor, " packed"]) -> Shaped[Tensor, " selected"]:
     """The vector's elements at the mask's positions, ascending."""
-    if vector.device.type != "cpu" or vector.dtype is not torch.float32:
+    if vector.device.type != "cpu" or vector.dtype not in (torch.float32, torch.int16):
         return torch.masked_select(vector, unpack_mask(packed))
     words = words_of(packed)
-    selected = torch.empty(count_words(words), dtype=torch.float32)
+    selected = torch.empty(count_words(words), dtype=vector.dtype)
     _compress(vector.numpy(), words, selected.numpy())
     return selected
 
 
 @njit()
-def _compress(source: NDArray[np.float32], words: NDArray[np.uint64], target: NDArray[np.float32]) -> None:
+def _compress(source: NDArray[Any], words: NDArray[np.uint64], target: NDArray[Any]) -> None:
     filled = np.uint64(0)
     for index in range(words.size):
         word, base = words[index], _BITS * np.uint64(index)
