@@ -30,5 +30,5 @@ class FedBN(FedAvg):
         if not any(segment.is_norm for segment in space.layout):
             raise ConfigError(
                 "method=FedBN keeps the parameters of normalisation layers, and this model has none: choose a model "
-                "with norms (resnet8, …), name home-made ones with roles.norm, or take method=fedavg"
+                "with norms (cnn_norm, resnet8, …), name home-made ones with roles.norm, or take method=fedavg"
             )

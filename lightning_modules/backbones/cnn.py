@@ -23,10 +23,11 @@ class HalvingMaxPool(nn.MaxPool2d):
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
-def cnn(num_classes: int, in_channels: int = 1, image_size: int = 8) -> nn.Module:
+def cnn(num_classes: int, in_channels: int = 1, image_size: int = 8, norm: bool = False) -> nn.Module:
     """Two convolutions, each halved by max-pooling, and two linear layers: 35,914 parameters on 8×8 digits.
 
-    It has no norms: clients keep no running statistics, and every parameter is shared under either `share_norm`.
+    Without `norm` clients keep no running statistics, and every parameter is shared under either `share_norm`. With it each
+    convolution is followed by batch normalisation: 192 parameters more, which stay with the client under FedBN and FedPURIN.
 
     Raises:
         ValueError: images smaller than 8 pixels.
@@ -36,9 +37,11 @@ def cnn(num_classes: int, in_channels: int = 1, image_size: int = 8) -> nn.Modul
     side = image_size // 4
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, kernel_size=3, padding=1),
+        *([nn.BatchNorm2d(32)] if norm else []),
         nn.ReLU(inplace=True),
         HalvingMaxPool(2),
         nn.Conv2d(32, 64, kernel_size=3, padding=1),
+        *([nn.BatchNorm2d(64)] if norm else []),
         nn.ReLU(inplace=True),
         HalvingMaxPool(2),
         nn.Flatten(),

@@ -47,7 +47,10 @@ def test_model(name: str, options: Any) -> None:
         pytest.skip("the network has a name (tests/lightning_modules/test_timm.py)")
     module = "Regressor" if name == "mlp_regression" else "ImageClassifier"
     assert options["_target_"] == f"lightning_modules.{module}"
-    assert options["backbone"]["_target_"] == f"lightning_modules.backbones.{name.removesuffix('_regression')}"
+    assert (
+        options["backbone"]["_target_"]
+        == f"lightning_modules.backbones.{name.removesuffix('_regression').removesuffix('_norm')}"
+    )
     # The small networks on digits diverge at the paper's rate; a recurrent one learns slowly.
-    lr = {"cnn": 0.03, "mlp": 0.03, "mlp_regression": 0.01, "lstm": 0.3}.get(name, 0.1)
+    lr = {"cnn": 0.03, "cnn_norm": 0.03, "mlp": 0.03, "mlp_regression": 0.01, "lstm": 0.3}.get(name, 0.1)
     assert (options["lr"], options["momentum"], options["weight_decay"]) == (lr, 0.9, 0.0)

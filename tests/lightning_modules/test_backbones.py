@@ -83,3 +83,10 @@ def test_the_pooling_of_an_evaluation_is_torch_s(height: int, width: int) -> Non
     ours, torchs = HalvingMaxPool(2).eval(), nn.MaxPool2d(2)
     torch.testing.assert_close(ours(x[0]), torchs(x[0]), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(torch.func.vmap(ours)(x), torch.func.vmap(torchs)(x), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_normed_cnn_has_192_parameters_more() -> None:
+    plain, normed = cnn(10), cnn(10, norm=True)
+    assert num_parameters(normed) - num_parameters(plain) == 2 * (32 + 64)
+    assert [type(layer).__name__ for layer in normed][:2] == ["Conv2d", "BatchNorm2d"]
+    assert num_parameters(plain) == 35_914

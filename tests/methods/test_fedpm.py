@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fedpurin.config import ConfigError, ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.federation import Federation
 from fedpurin.local.client import Client
 from fedpurin.methods import FedPM, Round
+from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import Layout, Segment
-from tests.methods.tiny import Tiny, simulate
+from tests.methods.tiny import BATCH, EPOCHS, ROUNDS, TRAIN, Tiny, simulate
 
 NONE = torch.empty(0, dtype=torch.int64)
 SURE = 40.0
@@ -104,6 +107,71 @@ def test_scores_learn_and_weights_stay(tmp_path: Path) -> None:
             assert bool(((views[name] == 0) | (views[name] == signed[name])).all()), name
         scores = federation.trainer.space.views(client.extra["scores"])["net.3.weight"]
         assert float(scores.abs().max()) > 0.01
+
+
+def fedpm(
+    federation: Federation, epsilon: float = 0.01, lr: float = 300.0
+) -> tuple[dict[int, dict[str, Tensor]], dict[str, Tensor]]:
+    """Both rounds loop by loop, in plain PyTorch: each client's last scores and mask, by name, and θ. Of the engine only the
+    streams of random numbers are used, and where in a flat vector a parameter lies."""
+    x, y = TRAIN.tensors
+    views, length = federation.trainer.space.views, len(federation.clients[0].vector)
+    initial = dict(Tiny().named_parameters())
+    names = [name for name, value in initial.items() if value.dim() > 1]
+    w = {n: torch.where(initial[n] < 0, -1.0, 1.0) * math.sqrt(2 / initial[n][0].numel()) for n in names}
+    theta = {n: torch.full_like(w[n], 0.5) for n in names}
+    seen: dict[int, dict[str, Tensor]] = {}
+    for number in range(ROUNDS):
+        masks: dict[int, dict[str, Tensor]] = {}
+        for i, client in federation.clients.items():
+            scores = {n: torch.logit(theta[n].clamp(epsilon, 1 - epsilon)) for n in names}
+            order = torch_generator(0, "fit/order", round_number=number, client=i)
+            seed_global(0, "fit/dropout", round_number=number, client=i)
+            net, own = unseeded_tiny(), client.train_indices
+            for _ in range(EPOCHS):
+                for index in torch.randperm(len(own), generator=order).split(BATCH):
+                    chance = {n: torch.sigmoid(s) for n, s in scores.items()}
+                    for (
+                        name,
+                        parameter,
+                    ) in net.named_parameters():  # those without a score are drawn too, and always there
+                        drawn = torch.bernoulli(chance.get(name, torch.ones_like(parameter)))
+                        parameter.data = w[name] * drawn if name in w else initial[name].detach().clone()
+                    net.zero_grad()
+                    cross_entropy(net(x[own][index]), y[own][index]).backward()
+                    for name, parameter in net.named_parameters():
+                        if name in w:
+                            assert parameter.grad is not None
+                            scores[name] -= lr * parameter.grad * w[name] * chance[name] * (1 - chance[name])
+            draws = views(torch.rand(length, generator=torch_generator(0, "masks/sent", round_number=number, client=i)))
+            masks[i] = {n: (draws[n] < torch.sigmoid(scores[n])).float() for n in names}
+            seen[i] = {f"scores/{n}": scores[n] for n in names} | {f"model/{n}": w[n] * masks[i][n] for n in names}
+        theta = {n: sum(mask[n] for mask in masks.values()) / len(masks) for n in names}  # type: ignore[misc]
+    return seen, theta
+
+
+def unseeded_tiny() -> nn.Module:
+    """`Tiny` seeds torch's generator, which the masks are drawn from."""
+    state = torch.get_rng_state()
+    net = Tiny().net
+    torch.set_rng_state(state)
+    holder = nn.Module()
+    holder.net = net
+    holder.forward = net.forward  # type: ignore[method-assign]
+    return holder.train()
+
+
+def test_two_rounds_are_those_of_the_twin(tmp_path: Path) -> None:
+    federation = simulate(tmp_path, "method=fedpm", "trainer.executor=serial").federation
+    expected, theta = fedpm(federation)
+    views = federation.trainer.space.views
+    for i, client in federation.clients.items():
+        for name, value in expected[i].items():
+            kind, name = name.split("/")
+            found = views(client.vector if kind == "model" else client.extra["scores"])[name]
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+    for name, value in theta.items():
+        torch.testing.assert_close(views(federation.method._theta)[name], value, rtol=0, atol=1e-6)
 
 
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
