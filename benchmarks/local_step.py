@@ -6,6 +6,7 @@ by index, the last gradient, the divergence check, storing the result. Mask sele
 
     python benchmarks/local_step.py                                  ResNet-8 on Fashion-MNIST, batch 100
     python benchmarks/local_step.py --pairs 15 data=digits model=cnn
+    python benchmarks/local_step.py --optimizers                     torch's plain, foreach and fused SGD as shares of a step
 """
 
 from __future__ import annotations
@@ -39,6 +40,25 @@ def bare_loop(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, epochs: i
             optimizer.step()
 
 
+def compare_optimizers(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """What an SGD step costs beside a batch's forward and backward pass, by this process's CPU time; the least of ten."""
+
+    def least(work: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(10):
+            start = time.process_time()
+            work()
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    model.train()
+    passes = least(lambda: cross_entropy(model(x), y).backward())
+    options: dict[str, dict[str, bool]] = {"plain": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    for name, chosen in options.items():
+        step = least(torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, **chosen).step)  # type: ignore[arg-type]
+        print(f"{name} SGD: {step / (passes + step):.2%} of a step")
+
+
 def seconds_of(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
@@ -51,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7, help="pairs of measurements after one warm-up (default 7)")
     parser.add_argument("--epochs", type=int, default=1, help="epochs a measurement (default 1)")
+    parser.add_argument("--optimizers", action="store_true", help="compare optimizers instead")
     parser.add_argument("overrides", nargs="*", default=DEFAULT, help="options as for the fedpurin command")
     arguments = parser.parse_args()
 
@@ -64,6 +85,10 @@ def main() -> None:
         trainer.load(client)
         twin = make_module(config.model, {"num_classes": 10, "in_channels": x.shape[1], "image_size": x.shape[2]})
         twin.to(x.device)
+
+        if arguments.optimizers:
+            size = config.trainer.batch_size
+            return compare_optimizers(twin, x[:size], y[:size])
 
         def ours() -> None:
             trainer.fit(client, LocalFit(epochs=arguments.epochs), 0)
