@@ -191,6 +191,11 @@ def _describe(client: Client) -> tuple[Tensor, Tensor]:
             f"method=FedPAC combines clients by the features of their batches, and training_step returned None for all of "
             f"client {client.id}'s in a fit: skip fewer, or choose another method"
         )
+    if not torch.isfinite(client.buffers["prototype_squares"]).all():
+        raise ConfigError(
+            f"method=FedPAC combines clients by their features, and the squares of client {client.id}'s are beyond float32: its model "
+            "is about to diverge; a smaller model.lr helps"
+        )
     return client.buffers["prototype_sums"] / counts.clamp(min=1).unsqueeze(1), counts / counts.sum()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fedpurin
 from fedpurin.federation import Federation
 from fedpurin.local.client import Client, Diverged
 from fedpurin.methods import Round
@@ -102,3 +103,13 @@ def test_a_ticket_that_diverges_is_not_drawn(tmp_path: Path) -> None:
     assert torch.equal(found["vector"], begun["vector"])
     others = [client.extra["kept"] for client in federation.clients.values() if client.id != POISONED]
     assert all(0 < float((kept == 0).float().mean()) < 0.11 for kept in others)
+
+
+def test_features_beyond_float32_are_named_and_not_sent(tmp_path: Path) -> None:
+    federation = build(composed("fedpac"), tmp_path, module=Tiny(), train=TRAIN, test=TEST, callbacks=())
+    client = federation.clients[0]
+    _, body, _ = federation.method.plan(client, 0)
+    client.buffers["prototype_counts"].fill_(1)
+    client.buffers["prototype_squares"].fill_(torch.inf)
+    with pytest.raises(fedpurin.ConfigError, match=r"method=FedPAC .* client 0's are beyond float32"):
+        body.prepare(client)
