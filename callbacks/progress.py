@@ -1,7 +1,8 @@
 """Progress while a run goes, and its table at the end. Speaks on rank 0 only.
 
-On a terminal: one live line, made to fit 80 columns, with clients trained, accuracy, bytes and time left. Elsewhere
-(a batch job's log): plain lines, at most one every `every_seconds`.
+On a terminal: one live line with clients trained, accuracy, bytes and time left, which fits from 40 columns on (without the
+clients below 60). Elsewhere (a batch job's log): plain lines, at most one every `every_seconds`. A table that is wider than
+the terminal is written as lines.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -21,6 +22,11 @@ from fedpurin.hooks import RunCallback
 from fedpurin.methods import Round
 from fedpurin.metrics import ACCURACY, VARIANTS, headline, measured_stems
 from fedpurin.run.record import summarise_run
+
+MOST_SPARE = 4
+"""Columns less that a table is tried with before it becomes lines."""
+WIDE_ENOUGH = 60
+"""Columns of a terminal whose live line has a place for the clients of the round."""
 
 
 class Progress(RunCallback):
@@ -68,7 +74,8 @@ class Progress(RunCallback):
     def on_client_end(self) -> None:
         self._clients_done += 1
         if self._bar is not None:
-            state = f"client {self._clients_done}/{self._clients_total} {self._latest}"
+            counted = f"client {self._clients_done}/{self._clients_total} "
+            state = (counted if self.console.width >= WIDE_ENOUGH else "") + self._latest
             self._bar.update(self._task, state=state)
 
     def on_round_end(self, federation: Federation, record: Mapping[str, Any]) -> None:
@@ -141,7 +148,7 @@ def summary_tables(summary: Mapping[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _headline_table(summary: Mapping[str, Any], head: str) -> Table:
+def _headline_table(summary: Mapping[str, Any], head: str) -> _Fitting:
     rows = []
     for variant in VARIANTS:
         name = f"{head}/{variant}"
@@ -149,24 +156,37 @@ def _headline_table(summary: Mapping[str, Any], head: str) -> Table:
         if values[0] is not None:
             rows.append([variant, *("–" if value is None else f"{value:.4f}" for value in values)])
     columns = (head.removeprefix("test/"), "mean over clients", "worst client", "best client")
-    return _table(f"after round {summary['rounds']}", columns, rows)
+    return _Fitting(f"after round {summary['rounds']}", columns, rows)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Numbers to the right. Where the terminal is narrow the heads break, never the cells."""
-    table = Table(title=title, title_justify="left", pad_edge=False)  # two columns of sixty are worth having
-    for number, column in enumerate(columns):
-        widest = max((len(row[number]) for row in rows), default=0)
-        longest = max(map(len, column.split()))
-        table.add_column(
-            column, justify="right" if number else "left", vertical="bottom", min_width=max(widest, longest)
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table
+class _Fitting:
+    """A table with numbers to the right. Where the terminal is narrow the heads break, never the cells; where even
+    that is too wide, every row is a line.
+    """
+
+    def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.title, self.columns, self.rows = title, columns, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title=self.title, title_justify="left", pad_edge=False)  # two columns of sixty are worth having
+        for number, column in enumerate(self.columns):
+            width = max([*(len(row[number]) for row in self.rows), *map(len, column.split())])
+            table.add_column(column, justify="right" if number else "left", vertical="bottom", min_width=width)
+        for row in self.rows:
+            table.add_row(*row)
+        for spare in range(MOST_SPARE):
+            # rich counts too little for a table without outer padding, and cuts the last rule, or values before it
+            lines = console.render_lines(table, options.update(width=options.max_width - spare), new_lines=True)
+            rules = [text for line in lines if (text := "".join(part.text for part in line).strip()).startswith("┏")]
+            if all(rule.endswith("┓") for rule in rules):
+                yield from (part for line in lines for part in line)
+                return
+        yield self.title
+        for name, *cells in self.rows:
+            yield f"{name}: " + ", ".join(f"{head} {cell}" for head, cell in zip(self.columns[1:], cells, strict=True))
 
 
-def _traffic_table(summary: Mapping[str, Any]) -> Table:
+def _traffic_table(summary: Mapping[str, Any]) -> _Fitting:
     count = summary["rounds"]
     share = summary["num_parameters"] / summary["num_shared"] if summary["num_shared"] else 0.0
     ways = {way: (summary[f"total/bytes/{way}"], summary[f"total/bytes/dense_{way}"]) for way in ("up", "down")}
@@ -176,7 +196,7 @@ def _traffic_table(summary: Mapping[str, Any]) -> Table:
         whole = dense * share
         rows.append([way, format_bytes(sent), format_bytes(whole), _against(sent, whole), format_bytes(dense)])
     columns = ("bytes", "sent", "whole model dense", "against it", "shared part dense")
-    return _table(f"all clients, {count} round{'s' if count != 1 else ''}", columns, rows)
+    return _Fitting(f"all clients, {count} round{'s' if count != 1 else ''}", columns, rows)
 
 
 def _against(sent: float, dense: float) -> str:

@@ -84,7 +84,9 @@ def how_to_go_on(store: Store, everything: Sequence[PlannedRun], arguments: Sequ
     distinct = once(store, everything)
     done = sum(store.state(run) == "done" for run in distinct)
     command = shlex.join(["fedpurin", "reproduce", *arguments])
-    return f"fedpurin: interrupted with {done} of {len(distinct)} runs done; go on with {command}"
+    anew = any("checkpoint.every=0" in run.overrides for run in distinct if store.state(run) != "done")
+    begins = " (a run under way begins anew: checkpoint.every=0)" if anew else ""
+    return f"fedpurin: interrupted with {done} of {len(distinct)} runs done; go on with {command}{begins}"
 
 
 def conclude(study: Study, runs: Sequence[PlannedRun], store: Store, given: argparse.Namespace) -> int:

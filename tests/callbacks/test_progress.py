@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from callbacks.progress import format_bytes, summary_tables
@@ -31,6 +32,18 @@ def test_accuracies_and_totals_have_a_table_each() -> None:
     assert not any(line.startswith("sparse") for line in lines)
     assert "merged: the model that a client starts the next round from, before it trains" in lines
     assert "bytes sent whole model dense against it shared part dense" in lines
+
+
+@pytest.mark.parametrize("width", [80, 61, 60, 59, 50, 40, 30])
+def test_no_width_of_a_terminal_cuts_a_value_or_a_rule(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(summary_tables(SUMMARY | {"total/bytes/up": 932_000, "total/bytes/dense_up": 5_170_000}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    for value in ("0.7500", "0.1250", "932 kB", "91.0 % less", "5.17 MB"):
+        assert value in " ".join(text.split())
+    assert all(line.rstrip()[-1] in "┓┃┩│┘" for line in lines if line and line[0] in "┏┃┡│└")
 
 
 def test_the_reduction_is_against_the_whole_model_and_has_no_minus() -> None:

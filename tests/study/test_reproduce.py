@@ -187,6 +187,9 @@ def test_ctrl_c_ends_the_present_run_begins_no_other_and_says_how_to_go_on(
     assert [store.state(run) for run in runs] == ["done"] + ["missing"] * 7
     told = reproduce.how_to_go_on(store, runs, ["field", "--jobs", "2"])
     assert told == "fedpurin: interrupted with 1 of 8 runs done; go on with fedpurin reproduce field --jobs 2"
+    unsaved = [replace(run, overrides=(*run.overrides, "checkpoint.every=0")) for run in runs]
+    told = reproduce.how_to_go_on(store, unsaved, ["field"])
+    assert told.endswith("go on with fedpurin reproduce field (a run under way begins anew: checkpoint.every=0)")
 
 
 SCRIPT = """

@@ -70,11 +70,13 @@ def class_counts(comparison: Comparison) -> list[Figure | Remark]:
     """Who holds which classes: bubbles, or a grid where there are many clients. One seed of each setting."""
     rows: list[list[Any]] = []
     panels = []
+    has_classes = False  # targets that are numbers have one kind of sample
     for setting, groups in comparison.by_setting.items():
         found = next(((run, run.partition) for group in groups for run in group.runs if run.partition), None)
         if found is None:
             continue
         run, partition = found
+        has_classes = has_classes or len(partition.class_names) > 1
         title = f"{setting}, seed {run.seed}" if setting else f"seed {run.seed}"
         panels.append(_partition_panel(partition, title))
         for client, (train, test) in enumerate(zip(partition.train, partition.test, strict=True)):
@@ -87,8 +89,8 @@ def class_counts(comparison: Comparison) -> list[Figure | Remark]:
     return [
         Figure(
             "partition",
-            "Who holds which classes",
-            "Training samples by client and class; the area of a bubble is the number of samples.",
+            "Who holds which classes" if has_classes else "How many samples each client holds",
+            f"Training samples by client{' and class' if has_classes else ''}; the area of a bubble is their number.",
             panels[:MAX_PANELS],
             Numbers(("setting", "seed", "client", "class", "train_samples", "test_samples"), rows),
             legend=False,

@@ -55,7 +55,8 @@ def solver(comparison: Comparison) -> list[Figure]:
                         for number, mean, std in zip(curve.rounds, curve.mean, curve.std, strict=True)
                     ]
             if marks:
-                highest = max(float(np.nanmax(mark.y)) for mark in marks if isinstance(mark, Line))
+                tops = [mark.y if mark.high is None else mark.high for mark in marks if isinstance(mark, Line)]
+                highest = max(float(np.nanmax(top)) for top in tops)
                 top = 1.1 * highest if highest > 0 else 1e-4  # all proved optimal: a flat line at the bottom
                 panels.append(Panel(ROUND, Axis(title, kind, low=0.0, high=top), quiet_first(marks), setting))
     if not panels:

@@ -64,7 +64,7 @@ def movement(groups: list[Group]) -> Figure:
     return Figure(
         "mask_movement",
         "How dense masks are, and how they move",
-        "Left: share of the shared parameters that is critical. Right: 1 − |m ∧ m′| / |m ∨ m′| between a client's mask "
+        "Density: share of the shared parameters that is critical. Moved: 1 − |m ∧ m′| / |m ∨ m′| between a client's mask "
         "and its previous one, mean over clients: 0 is the same mask, 1 is no parameter in common. Bands are ± one sample "
         "standard deviation over seeds.",
         panels[: 2 * MAX_SETTINGS],

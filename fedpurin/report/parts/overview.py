@@ -152,14 +152,16 @@ def comparison_table(comparison: Comparison) -> Table:
         blocks.append((setting, cells))
     figures_of = [f"{measure.name}_{kind}" for measure in columns for kind in ("mean", "std")]
     against_best = ("to_best_mean", "to_best_low", "to_best_high")
+    has_sparse = any(measure.of is sparse_value for measure in columns)
     stopped = any(not group.is_complete for group in comparison.groups)
     caption = (
         f"Bold is the {head.highest} final mean and every one whose difference to it (To the best: "
         f"{'percentage points, ' if head.is_accuracy else ''}paired, 95 % bootstrap interval over seeds and clients) is "
         "not told from zero; no other column is judged. Up and down are as encoded; the reduction is against dense "
         "exchange of the same parameters. At a number of bytes: the last round that a client could pay for, up and "
-        "down. Best round: picked on the test data, read it as an upper end. Sparse is the final model as sent, which "
-        "FedPURIN's paper reports." + (" † stopped before its last round." if stopped else "")
+        "down. Best round: picked on the test data, read it as an upper end."
+        + (" Sparse is the final model as sent, which FedPURIN's paper reports." if has_sparse else "")
+        + (" † stopped before its last round." if stopped else "")
     )
     titles = [measure.title + (f" ({units[measure.name][0]})" if measure.is_bytes else "") for measure in columns]
     header = ("Method", "Seeds", titles[0], f"To the best{' (pp)' if head.is_accuracy else ''}", *titles[1:])
