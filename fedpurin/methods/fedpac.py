@@ -193,8 +193,8 @@ def _describe(client: Client) -> tuple[Tensor, Tensor]:
         )
     if not torch.isfinite(client.buffers["prototype_squares"]).all():
         raise ConfigError(
-            f"method=FedPAC combines clients by their features, and the squares of client {client.id}'s are beyond float32: its model "
-            "is about to diverge; a smaller model.lr helps"
+            f"method=FedPAC combines clients by their features, and the squares of client {client.id}'s are beyond float32: "
+            "its model is about to diverge; a smaller model.lr helps"
         )
     return client.buffers["prototype_sums"] / counts.clamp(min=1).unsqueeze(1), counts / counts.sum()
 

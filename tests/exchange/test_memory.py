@@ -1,4 +1,4 @@
-"""What a rank holds during an exchange: its own clients' state, and no more than four buckets besides."""
+"""What a rank of one thread, as runs have by default, holds in an exchange: its clients' state, and four buckets at most."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 WORKER = """
 import json, resource, sys, threading, time
 import numpy as np, torch
+torch.set_num_threads(1)  # more threads merge more clients at once
 from fedpurin.config import ExchangeConfig
 from fedpurin.exchange import Exchange, Ledger, Processes
 from fedpurin.methods.overlap import collaborators, overlap_matrix

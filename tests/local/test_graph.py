@@ -124,7 +124,7 @@ def test_a_recorder_that_fails_later_is_named_once_and_changes_nothing(
     monkeypatch.setitem(graph.RECORDERS, "cpu", tires)
     recorded = run(tmp_path / "graph", "fedavg", "graph", Tiny(), cohort=4)
     assert len(calls) == 4
-    assert [r.getMessage() for r in caplog.records if "recorded" in r.getMessage()] == [
+    assert [r.getMessage() for r in caplog.records if "not recorded" in r.getMessage()] == [
         "steps are not recorded from here on: RuntimeError: out of graphs"
     ]
     assert_equal(cohort, recorded)
