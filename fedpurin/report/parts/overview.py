@@ -115,7 +115,7 @@ def measures(comparison: Comparison) -> list[Measure]:
         chosen.append(Measure("at_bytes", f"At {format_bytes(budget)}", lambda run: value_within(run, budget), over))
     chosen.append(Measure("best", "Best round", best_value, over))
     if any(group.has(head.sparse) for group in comparison.groups):
-        reported = "As FedPURIN's paper" if head.is_accuracy else ""
+        reported = "As in paper" if head.is_accuracy else ""
         chosen.append(Measure("sparse", f"Sparse{head.unit}", sparse_value, reported))
     return [
         *(replace(measure, name=f"{head.key}_{measure.name}", judged_by=head) for measure in chosen),
