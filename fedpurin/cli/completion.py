@@ -13,7 +13,7 @@ from typing import Any
 from fedpurin.cli.text import Help
 
 FLAGS = {
-    "report": "--out --x --at-bytes --style --width --font --font-size",
+    "report": "--out --x --at-bytes --value --mode --style --width --font --font-size",
     "partition": "--out",
     "select": "--scores --model --sizes --cutoff --order --num-classes --in-channels --seed --program --tau "
     "--density-floor --density-ceiling --budget --value-dtype --exchange --solver --no-reduce --gap-tolerance "

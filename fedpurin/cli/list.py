@@ -82,8 +82,8 @@ def describe(run_dir: Path) -> dict[str, Any]:
     traffic = [_number(summary.get(f"total/bytes/{way}")) for way in ("up", "down")]
     target = str(method.get("_target_", "")).rpartition(".")[2].lower()
     return {
-        "accuracy": _number(summary.get(head.personalized)),
-        "best": _number(summary.get(f"best/{head.personalized}")),
+        "accuracy": _number(summary.get(head.column)),
+        "best": _number(summary.get(f"best/{head.column}")),
         "bytes": None if None in traffic else sum(part for part in traffic if part is not None),
         "rounds": run.rounds,
         "state": run.state,
@@ -103,10 +103,8 @@ def _so_far(run_dir: Path, monitor: Mapping[str, Any]) -> dict[str, Any]:
         if sent := [count for record in rounds if (count := _number(record.get(f"bytes/{way}"))) is not None]:
             totals[f"total/bytes/{way}"] = sum(sent)
     head = headline_of(monitor, {name for record in rounds for name in record})
-    known = [value for record in rounds if (value := _number(record.get(head.personalized))) is not None]
-    return totals | (
-        {head.personalized: known[-1], f"best/{head.personalized}": best(known, head.mode)} if known else {}
-    )
+    known = [value for record in rounds if (value := _number(record.get(head.column))) is not None]
+    return totals | ({head.column: known[-1], f"best/{head.column}": best(known, head.mode)} if known else {})
 
 
 def _mapping(value: Any) -> dict[str, Any]:

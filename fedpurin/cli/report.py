@@ -32,6 +32,8 @@ examples
   fedpurin report multirun/2026-01-31/12-00-00         a sweep: every run below the folder
   fedpurin report sweeps/a sweeps/b --out paper        several, side by side
   fedpurin report sweeps/beta --x method.beta          another option as the x axis of part 3
+  fedpurin report sweeps/a --value accuracy/sparse     judged by the models as sent
+  fedpurin report sweeps/a --value loss --mode min     or by what your validation_step logged
   fedpurin report sweeps/a --style ieee                figures for a column of a paper
 
 what it writes
@@ -49,16 +51,21 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
-        ConfigError: no run found, different data sets, an x axis that does not vary, a folder that cannot be written.
+        ConfigError: no run found, different data sets, a value that none recorded, an x axis that does not vary, a folder
+            that cannot be written.
     """
     arguments = _parser().parse_args(argv)
     start = time.perf_counter()
     # matplotlib's own logger warns about fonts of the machine; the page does not depend on them
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    if arguments.mode is not None and arguments.value is None:
+        raise ConfigError(f"--mode {arguments.mode} belongs to --value: name the value as well")
     look = choose_look(arguments.style, arguments.width, arguments.font, arguments.font_size)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         runs, problems = read_runs([Path(path) for path in arguments.runs], progress)
-        comparison = compare(runs, problems, arguments.x, _bytes(arguments.at_bytes))
+        comparison = compare(
+            runs, problems, arguments.x, _bytes(arguments.at_bytes), value=arguments.value, mode=arguments.mode
+        )
         page = write_report(comparison, Path(arguments.out), look, progress)
     for problem in comparison.problems:
         print(f"fedpurin report: {problem}" + (" (skipped)" if problem.skipped else ""), file=sys.stderr)
@@ -151,6 +158,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--at-bytes", default="0", metavar="BYTES", help="compare accuracies at this many bytes a client, e.g. 50e6"
+    )
+    parser.add_argument(
+        "--value",
+        metavar="NAME",
+        help="judge all runs by this recorded value: accuracy/sparse, accuracy/merged, or what validation_step logged "
+        "(mse, mse/sparse); default: personalised accuracy, or what trainer.monitor named",
+    )
+    parser.add_argument(
+        "--mode", choices=("max", "min"), help="whether more or less of --value is better, where no run says so"
     )
     looks = parser.add_argument_group("figures' files, for papers")
     looks.add_argument(

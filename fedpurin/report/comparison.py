@@ -18,7 +18,7 @@ import numpy as np
 
 from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
-from fedpurin.report.headline import Headline
+from fedpurin.report.headline import Headline, asked_headline
 from fedpurin.report.read import Array, Run
 from fedpurin.report.relevance import DETAILS, relevant
 from fedpurin.report.style import LOCAL, Style, categorical
@@ -103,6 +103,11 @@ class Group:
     def has(self, name: str) -> bool:
         return any(run.has(name) for run in self.runs)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the value that the page is judged by was recorded."""
+        return any(run.has(run.judged_by.column) for run in self.runs)
+
     def curve(self, name: str, transform: Callable[[Run, Array], Array] = lambda _, values: values) -> Curve:
         """A metric by round over seeds; `transform` sees a run and its values first (to add up, to scale)."""
         rounds = np.unique(np.concatenate([run.rounds for run in self.runs]))
@@ -140,6 +145,14 @@ class Comparison:
         return {setting: [group for group in self.groups if group.setting == setting] for setting in self.settings}
 
     @cached_property
+    def judged(self) -> dict[str, list[Group]]:
+        """By setting, the groups that have the value that the page is judged by: what figures of it draw. Without any, all."""
+        judged = {
+            setting: [group for group in groups if group.is_judged] for setting, groups in self.by_setting.items()
+        }
+        return {setting: groups for setting, groups in judged.items() if groups} or self.by_setting
+
+    @cached_property
     def swept(self) -> dict[str, list[Any]]:
         """Options that take several values here, beside the seed, with those values; the method among them."""
         values: dict[str, list[Any]] = defaultdict(list)
@@ -165,24 +178,37 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run], problems: Sequence[Problem] = (), x: str | None = None, at_bytes: float = 0.0
+    runs: Sequence[Run],
+    problems: Sequence[Problem] = (),
+    x: str | None = None,
+    at_bytes: float = 0.0,
+    *,
+    value: str | None = None,
+    mode: str | None = None,
 ) -> Comparison:
-    """Group `runs`.
+    """Group `runs`; `value` and `mode` ask for another value than the one that they are judged by.
 
     Raises:
-        ConfigError: runs of different data sets or without a value in common, or an x axis that does not vary.
+        ConfigError: runs of different data sets or without a value in common, a value that none recorded, or an x axis
+            that does not vary.
     """
     _require_one_data_set(runs)
-    judged_by, judged = _one_headline(runs)
-    problems = [
-        *problems,
-        *(
-            Problem(run.path, f"judged by {run.judged_by.name} itself, by {judged_by.name} on this page", skipped=False)
-            for run in runs
-            if run.judged_by != judged_by
-        ),
-    ]
-    runs = judged
+    if value is not None:
+        recorded = {name for run in runs for name in run.metrics if run.has(name)}
+        judged_by = asked_headline(value, mode, recorded, [run.judged_by for run in runs])
+    else:
+        judged_by = _one_headline(runs)
+        problems = [
+            *problems,
+            *(
+                Problem(
+                    run.path, f"judged by {run.judged_by.name} itself, by {judged_by.name} on this page", skipped=False
+                )
+                for run in runs
+                if run.judged_by != judged_by
+            ),
+        ]
+    runs = [run if run.judged_by == judged_by else replace(run, judged_by=judged_by) for run in runs]
     buckets: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         buckets[_identity(run)].append(run)
@@ -207,23 +233,24 @@ def _require_one_data_set(runs: Sequence[Run]) -> None:
         raise ConfigError(f"runs of different data sets cannot share a page: {found}; name the runs of one data set")
 
 
-def _one_headline(runs: Sequence[Run]) -> tuple[Headline, list[Run]]:
-    """What most runs are judged by, of that what all of them recorded, and the runs judged by it."""
+def _one_headline(runs: Sequence[Run]) -> Headline:
+    """What most runs are judged by, of that what all of them recorded."""
     by_headline: dict[Headline, list[Run]] = defaultdict(list)
     for run in runs:
         by_headline[run.judged_by].append(run)
     most_first = sorted(by_headline, key=lambda headline: -len(by_headline[headline]))
     common = [
-        headline
-        for headline in most_first
-        if len(most_first) == 1 or all(run.has(headline.personalized) for run in runs)
+        headline for headline in most_first if len(most_first) == 1 or all(run.has(headline.column) for run in runs)
     ]
     if not common:
         found = ", ".join(
             f"{headline.name} ({len(group)}, e.g. {group[0].path})" for headline, group in by_headline.items()
         )
-        raise ConfigError(f"runs that are judged by different values cannot share a page: {found}; name those of one")
-    return common[0], [run if run.judged_by == common[0] else replace(run, judged_by=common[0]) for run in runs]
+        raise ConfigError(
+            f"runs that are judged by different values cannot share a page: {found}; name those of one, or with --value "
+            "what all have"
+        )
+    return common[0]
 
 
 def _choose_x(comparison: Comparison, asked: str | None) -> str | None:
@@ -314,7 +341,7 @@ def _styles(named: Sequence[Named]) -> dict[str, Style]:
     owner: dict[str, str] = {}
     for runs, method, variants, _ in named:
         label = _label(method, variants)
-        best = Spread.of(run.judged_by.sign * run.last(run.judged_by.personalized) for run in runs).mean
+        best = Spread.of(run.merit for run in runs).mean
         value[label] = max(value.get(label, -math.inf), best if math.isfinite(best) else -math.inf)
         owner[label] = method
     others = [label for label in value if owner[label] != "local"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from fedpurin.report.comparison import Comparison, format_value
+from fedpurin.report.headline import Headline
 from fedpurin.report.read import Run
 from fedpurin.report.relevance import relevant
 
@@ -17,7 +18,9 @@ MAX_VALUES = 4
 def facts(comparison: Comparison) -> list[tuple[str, str]]:
     """Name and text of each fact, over the runs that are counted (all others may be another setting)."""
     runs = [run for group in comparison.groups for run in group.runs]
+    head = comparison.judged_by
     known = {
+        "Judged by": "" if head == Headline() else f"{head.subject}{head.direction}",
         "Data": _list(run.data for run in runs),
         "Partition": _list(map(_partition, runs)),
         "Clients": _list(map(_clients, runs)),

@@ -114,7 +114,7 @@ def _runs(comparison: Comparison) -> Table:
     for run in comparison.runs:
         counts = (comparison.not_counted.get(run) or "yes") + recorded_error(run.path)
         texts = [str(run.path), label.get(run, run.method), counts, str(run.seed), _rounds(run)]
-        rows.append([Cell(text) for text in (*texts, head.write(run.last(head.personalized)))])
+        rows.append([Cell(text) for text in (*texts, head.write(run.last(head.column)))])
     header = ("Folder", "Group", "Counts", "Seed", "Rounds", f"{head.title}{head.unit}")
     return Table("runs", "Runs", "", header, [("", rows)], Numbers((), ()), num_text_columns=3)
 

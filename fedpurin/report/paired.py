@@ -70,7 +70,7 @@ def bootstrap(gains: Mapping[int, list[float]]) -> Interval:
 
 def by_client(run: Run) -> dict[int, float]:
     """The final headline value of each client that has one."""
-    values = run.final.get(run.judged_by.personalized, ())
+    values = run.final.get(run.judged_by.column, ())
     return {
         int(client_id): float(value)
         for client_id, value in zip(run.client_ids, values, strict=False)

@@ -105,8 +105,14 @@ class Run:
 
     @property
     def headline(self) -> Array:
-        """The headline of the clients' own models after each round."""
-        return self.metrics.get(self.judged_by.personalized, np.full(len(self.rounds), math.nan))
+        """The value that the run is judged by, after each round."""
+        return self.metrics.get(self.judged_by.column, np.full(len(self.rounds), math.nan))
+
+    @property
+    def merit(self) -> float:
+        """The latest headline, so that more is better; least of all where there is none."""
+        value = self.judged_by.sign * self.last(self.judged_by.column)
+        return value if math.isfinite(value) else -math.inf
 
     @cached_property
     def method(self) -> str:

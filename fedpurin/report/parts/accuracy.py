@@ -42,17 +42,17 @@ def accuracy_by_round(comparison: Comparison) -> Figure:
     head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
-    for setting, groups in comparison.by_setting.items():
+    for setting, groups in comparison.judged.items():
         marks = []
         for group in groups:
-            curve = group.curve(head.personalized)
+            curve = group.curve(head.column)
             marks.append(_line(group, curve.rounds + 1, curve))
             rows += _rows(group, curve)
         panels.append(Panel(ROUND, headline_axis(head), quiet_first(marks), setting))
     return Figure(
         f"{head.key}_by_round",
         f"{head.title} by round",
-        f"Mean personalised {head.name} over the clients{head.direction}. {SEED_BAND}",
+        f"Mean {head.subject} over the clients{head.direction}. {SEED_BAND}",
         panels[:MAX_PANELS],
         Numbers(("setting", "label", "round", f"{head.key}_mean", f"{head.key}_std", "seeds"), rows),
         columns=3,
@@ -62,11 +62,11 @@ def accuracy_by_round(comparison: Comparison) -> Figure:
 def measured_by_round(comparison: Comparison) -> Figure | None:
     """What runs measured of the clients' own models beside the headline."""
     recorded = {name for group in comparison.groups for run in group.runs for name in run.metrics if run.has(name)}
-    others = [stem for stem in measured_stems(recorded) if stem != comparison.judged_by.stem]
+    others = [head for head in map(Headline, measured_stems(recorded)) if head.column != comparison.judged_by.column]
     rows: list[list[Any]] = []
     panels = []
-    for other in map(Headline, others):
-        name = other.personalized
+    for other in others:
+        name = other.column
         for setting, groups in comparison.by_setting.items():
             curves = [(group, group.curve(name)) for group in groups if group.has(name)]
             rows += [[other.name, *row] for group, curve in curves for row in _rows(group, curve)]
@@ -90,10 +90,10 @@ def accuracy_by_bytes(comparison: Comparison) -> Figure:
     head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
-    for setting, groups in comparison.by_setting.items():
+    for setting, groups in comparison.judged.items():
         marks: list[Mark] = []
         for group in groups:
-            curve, spent = group.curve(head.personalized), _cumulative_bytes(group)
+            curve, spent = group.curve(head.column), _cumulative_bytes(group)
             at = np.isin(spent.rounds, curve.rounds)
             sent = spent.mean[at]
             rows += [
@@ -121,7 +121,7 @@ def pareto(comparison: Comparison) -> Figure:
     head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
-    for setting, groups in comparison.by_setting.items():
+    for setting, groups in comparison.judged.items():
         marks: list[Mark] = []
         points: list[tuple[float, float]] = []
         for group in groups:

@@ -40,11 +40,11 @@ def distributions(comparison: Comparison) -> list[Figure]:
     head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
-    for setting, groups in comparison.by_setting.items():
+    for setting, groups in comparison.judged.items():
         shown = [group for group in groups if group.drawn]
         for group in groups:
             for run in group.runs:
-                values = run.final.get(head.personalized, ())
+                values = run.final.get(head.column, ())
                 rows += [
                     [*label_columns(group), run.seed, int(client_id), value]
                     for client_id, value in zip(run.client_ids, values, strict=False)
@@ -56,8 +56,7 @@ def distributions(comparison: Comparison) -> list[Figure]:
         Figure(
             f"client_{head.key}",
             f"{head.title} of every client",
-            f"Final personalised {head.name}{head.direction}, a point a client and seed. Boxes span the quartiles, bars are "
-            "medians.",
+            f"Final {head.subject}{head.direction}, a point a client and seed. Boxes span the quartiles, bars are medians.",
             panels[:MAX_PANELS],
             Numbers(("setting", "label", "seed", "client", head.key), rows),
             legend=False,
@@ -129,7 +128,8 @@ def gains(comparison: Comparison) -> list[Figure | Table | Remark]:
             y = Axis(f"Gain over local ({gained})", "points" if head.is_accuracy else "number")
             panels.append(Panel(share, y, quiet_first(marks), setting))
     if not panels:
-        return [Remark("Who gained and who lost needs runs of method=local with the same seeds and setting.")]
+        having = "" if head == Headline() else f" that have {head.subject}"
+        return [Remark(f"Who gained and who lost needs runs of method=local with the same seeds and setting{having}.")]
     header = ("Method", "Gained", "Lost", "Same", "Mean", "Worst", "Median", "Best")
     return [
         Figure(
@@ -160,7 +160,7 @@ def _box(position: int, group: Group) -> Box:
     pairs = [
         (float(value), f"client {int(client_id)}, seed {run.seed}")
         for run in group.runs
-        for client_id, value in zip(run.client_ids, run.final.get(run.judged_by.personalized, ()), strict=False)
+        for client_id, value in zip(run.client_ids, run.final.get(run.judged_by.column, ()), strict=False)
     ]
     step = math.ceil(len(pairs) / MAX_BOX_POINTS) if pairs else 1
     pairs = sorted(pairs)[::step]  # a sorted thinning keeps the quartiles

@@ -88,13 +88,13 @@ def simulated_time(comparison: Comparison) -> list[Figure]:
     head = comparison.judged_by
     rows: list[list[Any]] = []
     panels = []
-    for setting, groups in comparison.by_setting.items():
+    for setting, groups in comparison.judged.items():
         marks: list[Mark] = []
         for group in groups:
             name = next((name for name in TIME if group.has(name)), None)
             if name is None:
                 continue
-            curve, spent = group.curve(head.personalized), group.curve(name, _add_up)
+            curve, spent = group.curve(head.column), group.curve(name, _add_up)
             at = spent.mean[np.isin(spent.rounds, curve.rounds)]
             marks.append(Line(group.label, at, curve.mean, group.style, curve.low, curve.high))
             rows += [

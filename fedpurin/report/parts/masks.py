@@ -191,7 +191,7 @@ def _pictured(groups: list[Group]) -> list[tuple[Group, Run, Masks]]:
     found = [
         (group, run, run.masks) for group in groups if group.drawn for run in group.runs[:1] if run.masks is not None
     ]
-    best_first = sorted(found, key=lambda item: -item[1].judged_by.sign * item[1].last(item[1].judged_by.personalized))
+    best_first = sorted(found, key=lambda item: item[1].merit, reverse=True)
     first = {item[0].method: item for item in reversed(best_first)}
     rest = [item for item in best_first if item not in first.values()]
     kept = [*first.values(), *rest][:MAX_RUNS]

@@ -11,19 +11,19 @@ import numpy as np
 
 from fedpurin.report.comparison import Comparison, Group, Spread
 from fedpurin.report.figure import Axis, Section
-from fedpurin.report.headline import Headline
+from fedpurin.report.headline import MEASURED_ON, Headline
 from fedpurin.report.paired import Interval, difference
 from fedpurin.report.read import Array, Run
 from fedpurin.report.table import Cell, Numbers, Table, format_bytes, format_in, format_share, unit_of
 
 
 def headline_axis(judged_by: Headline) -> Axis:
-    return Axis(f"Personalised {judged_by.name}", judged_by.kind)
+    return Axis(judged_by.heading, judged_by.kind)
 
 
 def final_value(run: Run) -> float:
     """Mean of the headline over clients after the last evaluated round."""
-    return run.last(run.judged_by.personalized)
+    return run.last(run.judged_by.column)
 
 
 def best_value(run: Run) -> float:
@@ -99,8 +99,8 @@ def section(comparison: Comparison) -> Section:
     return Section(
         "table",
         f"{head.title} and traffic",
-        f"Personalised {head.name} (each client on its own test data, mean over clients) and encoded bytes a client and "
-        "round. Mean ± sample standard deviation over seeds.",
+        f"{head.heading} ({MEASURED_ON[head.variant]}, mean over clients) and encoded bytes a client and round. "
+        "Mean ± sample standard deviation over seeds.",
         [comparison_table(comparison)],
     )
 
@@ -109,12 +109,12 @@ def measures(comparison: Comparison) -> list[Measure]:
     """The columns that these runs can fill."""
     budget = comparison.at_bytes or common_budget(comparison)
     head = comparison.judged_by
-    over = f"Personalised {head.name}{head.unit}{head.direction}"
+    over = f"{head.heading}{head.unit}{head.direction}"
     chosen = [Measure("final", "Final", final_value, over)]
     if budget > 0:
         chosen.append(Measure("at_bytes", f"At {format_bytes(budget)}", lambda run: value_within(run, budget), over))
     chosen.append(Measure("best", "Best round", best_value, over))
-    if any(group.has(head.sparse) for group in comparison.groups):
+    if head.column != head.sparse and any(group.has(head.sparse) for group in comparison.groups):
         reported = "As in paper" if head.is_accuracy else ""
         chosen.append(Measure("sparse", f"Sparse{head.unit}", sparse_value, reported))
     return [
@@ -154,6 +154,7 @@ def comparison_table(comparison: Comparison) -> Table:
     against_best = ("to_best_mean", "to_best_low", "to_best_high")
     has_sparse = any(measure.of is sparse_value for measure in columns)
     stopped = any(not group.is_complete for group in comparison.groups)
+    without = [] if head == Headline() else list(dict.fromkeys(g.label for g in comparison.groups if not g.is_judged))
     caption = (
         f"Bold is the {head.highest} final mean and every one whose difference to it (To the best: "
         f"{'percentage points, ' if head.is_accuracy else ''}paired, 95 % bootstrap interval over seeds and clients) is "
@@ -161,6 +162,7 @@ def comparison_table(comparison: Comparison) -> Table:
         "exchange of the same parameters. At a number of bytes: the last round that a client could pay for, up and "
         "down. Best round: picked on the test data, read it as an upper end."
         + (" Sparse is the final model as sent, which FedPURIN's paper reports." if has_sparse else "")
+        + (f" –: {head.subject} was not recorded of {_listed(without)}." if without else "")
         + (" † stopped before its last round." if stopped else "")
     )
     titles = [measure.title + (f" ({units[measure.name][0]})" if measure.is_bytes else "") for measure in columns]
@@ -226,6 +228,10 @@ def _interval(behind: Interval | None, head: Headline) -> str:
         return "–"
     mean, low, high = map(head.write_difference, (behind.mean, behind.low, behind.high))
     return f"{mean} [{low}, {high}]"
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def label_columns(group: Group) -> list[str]:
