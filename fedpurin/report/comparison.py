@@ -19,12 +19,12 @@ import numpy as np
 from fedpurin.config import ConfigError
 from fedpurin.report.folders import Problem
 from fedpurin.report.headline import Headline, asked_headline
+from fedpurin.report.named import describe, format_value
 from fedpurin.report.read import Array, Run
 from fedpurin.report.relevance import DETAILS, relevant
 from fedpurin.report.style import LOCAL, Style, categorical
 
 SETTING = ("data.", "partition.", "model.", "trainer.", "network.", "roles.")
-SYMBOLS = {"program.tau": "τ", "method.beta": "β", "partition.alpha": "α", "program.budget": "budget", "model.lr": "lr"}
 MAX_DRAWN = 10
 """Series that a figure of lines draws in colour; further ones are grey."""
 
@@ -376,29 +376,6 @@ def _differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _label(method: str, variants: Mapping[str, Any]) -> str:
     return f"{method} {describe(variants)}" if variants else method
-
-
-def describe(options: Mapping[str, Any]) -> str:
-    """Options in few words: α=0.1, 20 clients."""
-    told = {"program.name", "program.budget"} if options.get("program.name") == "budget" else set()
-    left_out = "program.name" if told <= options.keys() and told else ""  # budget=0.1 says it already
-    return ", ".join(describe_option(option, value) for option, value in options.items() if option != left_out)
-
-
-def describe_option(option: str, value: Any) -> str:
-    if option == "partition.num_clients":
-        return f"{value} clients"
-    if option.endswith((".name", "_target_")) or option == "method":
-        return str(value).rpartition(".")[2]
-    return f"{short_name(option)}={format_value(value)}"
-
-
-def short_name(option: str) -> str:
-    return SYMBOLS.get(option, option.rpartition(".")[2].replace("_", " "))
-
-
-def format_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value).lower()
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:

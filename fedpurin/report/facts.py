@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from fedpurin.report.comparison import Comparison, format_value
+from fedpurin.report.comparison import Comparison
 from fedpurin.report.headline import Headline
+from fedpurin.report.named import format_value
 from fedpurin.report.read import Run
 from fedpurin.report.relevance import relevant
 

@@ -10,17 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fedpurin.report.comparison import (
-    SETTING,
-    Comparison,
-    Group,
-    Spread,
-    describe,
-    describe_option,
-    format_value,
-    short_name,
-)
+from fedpurin.report.comparison import SETTING, Comparison, Group, Spread
 from fedpurin.report.figure import Axis, Figure, Kind, Line, Mark, Panel, Remark, Section
+from fedpurin.report.named import describe, describe_option, format_value, short_name
 from fedpurin.report.parts.accuracy import both_ways, quiet_first, reference
 from fedpurin.report.parts.overview import final_value, headline_axis
 from fedpurin.report.read import Run
