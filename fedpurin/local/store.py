@@ -35,6 +35,10 @@ MAP_BYTES = 2**30
 class DeviceStore:
     """`clients.store=device`: everything stays where it is trained."""
 
+    def first(self, client_id: int, vector: Tensor) -> Tensor:
+        """A client's own copy of the vector that all start from, where it will lie."""
+        return vector.clone()
+
     def fetch(self, clients: Iterable[Client]) -> None:
         """Bring the participants of a round to the device."""
 
@@ -50,6 +54,9 @@ class HostStore(DeviceStore):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    def first(self, client_id: int, vector: Tensor) -> Tensor:
+        return vector.to("cpu", copy=True)
 
     def fetch(self, clients: Iterable[Client]) -> None:
         for client in clients:
@@ -136,6 +143,10 @@ class DiskStore(DeviceStore):
     def __init__(self, device: torch.device, folder: Path) -> None:
         self.device, self._file = device, RangeFile(folder)
         self._places: dict[tuple[int, str], tuple[Range, Tensor]] = {}
+
+    def first(self, client_id: int, vector: Tensor) -> Tensor:
+        # Straight into the file: the heap would keep the room of a copy, since smaller things come to lie in it.
+        return vector.clone() if vector.nbytes < SMALL_BYTES else self._store(client_id, "vector", vector)
 
     def fetch(self, clients: Iterable[Client]) -> None:
         for client in clients:

@@ -85,14 +85,19 @@ class LocalTrainer:
         """The live buffers that a fit may move: all but those of frozen layers in evaluation mode."""
         return {name: buffer for name, buffer in self.module.named_buffers() if name not in self._still}
 
-    def new_client(self, client_id: int, train_indices: Tensor, test_indices: Tensor) -> Client:
-        """A client that starts from the module's present weights and buffers, as every client does."""
+    def new_client(
+        self, client_id: int, train_indices: Tensor, test_indices: Tensor, vector: Tensor | None = None
+    ) -> Client:
+        """A client that starts from the module's present weights and buffers, as every client does.
+
+        `vector` is its copy of the weights where the caller has made one.
+        """
         buffers = {name: buffer.clone() for name, buffer in self.buffers().items()}
         device = self.vector.device
         counts = self.train.class_counts(train_indices)
         return Client(
             client_id,
-            self.vector.clone(),
+            self.vector.clone() if vector is None else vector,
             buffers,
             train_indices.to(device),
             test_indices.to(device),

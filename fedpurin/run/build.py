@@ -207,7 +207,10 @@ def _assemble(
     start = PrivateStart(new_module, private, config.seed)
     for client_id in own:
         client = trainer.new_client(
-            client_id, torch.as_tensor(parts.train[client_id]), torch.as_tensor(parts.test[client_id])
+            client_id,
+            torch.as_tensor(parts.train[client_id]),
+            torch.as_tensor(parts.test[client_id]),
+            store.first(client_id, trainer.vector),
         )
         start.give(client)
         store.put_back([client])

@@ -81,6 +81,24 @@ def test_what_is_put_back_is_in_its_file_and_survives_that_its_pages_leave(tmp_p
     assert float(one.vector.sum()) == 90_000.0
 
 
+@pytest.mark.parametrize("length", [8, 1_250_000])
+def test_first_copies_lie_apart_and_leave_nothing_in_the_heap(length: int, tmp_path: Path) -> None:
+    """What a client keeps besides comes to lie where a freed copy was: sixty of them once took 300 MB of the heap."""
+    on_disk, start = DiskStore(CPU, tmp_path), torch.arange(float(length))
+    before, clients, beside = _heap_mib(), {}, []
+    for client_id in range(60):
+        clients[client_id] = on_disk.first(client_id, start)
+        beside.append(torch.zeros(20_000))
+    assert _heap_mib() - before < 60
+    clients[0].zero_()
+    assert torch.equal(clients[59], torch.arange(float(length))) and torch.equal(start, clients[59])
+
+
+def _heap_mib() -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) / 1024
+
+
 def test_many_clients_need_few_file_descriptors(tmp_path: Path) -> None:
     """A map of Python's keeps a descriptor; login shells allow 1,024 of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
