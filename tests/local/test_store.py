@@ -91,7 +91,8 @@ def test_first_copies_lie_apart_and_leave_nothing_in_the_heap(length: int, tmp_p
         beside.append(torch.zeros(20_000))
     assert _heap_mib() - before < 60
     clients[0].zero_()
-    assert torch.equal(clients[59], torch.arange(float(length))) and torch.equal(start, clients[59])
+    assert torch.equal(clients[59], torch.arange(float(length)))
+    assert torch.equal(start, clients[59])
 
 
 def _heap_mib() -> float:
