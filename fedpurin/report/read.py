@@ -80,6 +80,8 @@ class Run:
     revision: str
     """The code's git revision, marked where files had been changed; empty where unknown."""
     notes: tuple[str, ...]
+    whole_share: float = math.nan
+    """The whole model's size over that of the part that the method shares; NaN where unknown, or where nothing is shared."""
     judged_by: Headline = field(default_factory=Headline)
 
     @property
@@ -163,6 +165,8 @@ def read_run(path: Path) -> Run:
     names = dict.fromkeys(name for line in lines.values() for name in line if name != "round")
     metrics = {name: np.array([_number(lines[int(number)].get(name)) for number in rounds]) for name in names}
     ids, final, by_round = _read_clients(path, rounds, notes)
+    partition, masks = _read_partition(path / reader.PARTITION, notes), _read_masks(path, notes)
+    summary = _read_summary(path, notes)
     return Run(
         judged_by=headline_of(options, metrics),
         path=path,
@@ -171,11 +175,12 @@ def read_run(path: Path) -> Run:
         metrics=by_round | metrics,
         client_ids=ids,
         final=final,
-        partition=_read_partition(path / reader.PARTITION, notes),
-        masks=_read_masks(path, notes),
-        status=_read_status(path, notes),
+        partition=partition,
+        masks=masks,
+        status=str(summary.get("status", "unknown")),
         revision=_read_revision(path),
         notes=tuple(notes),
+        whole_share=_whole_share(summary),
     )
 
 
@@ -270,12 +275,17 @@ def _parse(cell: str) -> float:
         return math.nan
 
 
-def _read_status(path: Path, notes: list[str]) -> str:
+def _read_summary(path: Path, notes: list[str]) -> Mapping[str, Any]:
     summary = reader.read_summary(path)
     if not summary:
         is_there = (path / reader.SUMMARY).exists()
         notes.append(f"{reader.SUMMARY} is {'empty or broken' if is_there else 'missing'}")
-    return str(summary.get("status", "unknown"))
+    return summary
+
+
+def _whole_share(summary: Mapping[str, Any]) -> float:
+    whole, shared = (_number(summary.get(name)) for name in ("num_parameters", "num_shared"))
+    return whole / shared if shared > 0 else math.nan
 
 
 def recorded_error(path: Path) -> str:

@@ -21,6 +21,9 @@ TARGETS = {
 LEVEL = {"local": 0.78, "fedavg": 0.83, "fedper": 0.86, "fedpurin": 0.84, "fedpurin_recommended": 0.9}
 TENSORS = [f"layer{index // 2 + 1}.{'bias' if index % 2 else 'weight'}" for index in range(8)]
 DENSE_BYTES = 4_000_000
+NUM_SHARED = DENSE_BYTES // 4
+KEPT = {"fedper": 250_000}
+"""Parameters beside the shared ones."""
 OVERLAP_ROUNDS = 4
 
 
@@ -60,7 +63,8 @@ def write_run(folder: Path, spec: Spec) -> Path:
             metrics.write(json.dumps(_record(number, rows)) + "\n")
     if sparse and spec.masks:
         _write_masks(folder / "masks.jsonl", spec, done, draw, tau)
-    _write_json(folder / "summary.json", {"status": "finished" if done == spec.rounds else "running"})
+    sizes = {"num_parameters": NUM_SHARED + KEPT.get(spec.method, 0), "num_shared": NUM_SHARED}
+    _write_json(folder / "summary.json", {"status": "finished" if done == spec.rounds else "running", **sizes})
     return folder
 
 

@@ -133,6 +133,47 @@ def test_hovering_shows_values_and_runs_no_script(browser: Browser) -> None:
     assert browser.evaluate("document.querySelectorAll('main img:not(.still), main script').length") == 0
 
 
+CONTRASTS = """(() => {
+  const channels = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => { const [x, y, z] = [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)); return 0.2126 * x + 0.7152 * y + 0.0722 * z; };
+  const over = (top, under, share) => top.map((c, at) => share * c + (1 - share) * under[at]);
+  const paper = channels(getComputedStyle(document.documentElement).backgroundColor).slice(0, 3);
+  function behind(node) {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = channels(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour.slice(0, 3);
+    }
+    return paper;
+  }
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  const found = [];
+  for (let text; (text = walker.nextNode());) {
+    const node = text.parentElement;
+    if (!text.textContent.trim() || !node.checkVisibility() || node.closest(".textpoint, script, style")) continue;
+    const look = getComputedStyle(node);
+    const colour = channels(node.closest("svg") ? look.fill : look.color);
+    let share = colour[3] ?? 1;
+    for (let at = node; at; at = at.parentElement) share *= Number(getComputedStyle(at).opacity);
+    const under = behind(node);
+    const [low, high] = [light(over(colour.slice(0, 3), under, share)), light(under)].sort((a, b) => a - b);
+    found.push([text.textContent.slice(0, 30), (high + 0.05) / (low + 0.05)]);
+  }
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(page: Path, theme: str) -> None:
+    with Browser(1400) as browser:
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        browser.open(page, DRAWN)
+        browser.evaluate("document.querySelector('#pareto .legend button').click()")  # a series that is hidden
+        texts = browser.evaluate(CONTRASTS)
+        assert len(texts) > 300
+        assert [text for text in texts if not text[1] >= 4.5] == []
+
+
 def test_the_browser_has_nothing_to_complain_about(browser: Browser) -> None:
     assert browser.errors == []
 

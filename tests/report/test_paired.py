@@ -70,6 +70,22 @@ def test_the_default_number_of_bytes_leaves_no_method_without_a_value(tmp_path: 
     assert all(np.isfinite(group.spread(at_bytes.of).mean) for group in comparison.groups)
 
 
+def test_the_reduction_is_against_the_whole_model_for_all_methods_alike(tmp_path: Path) -> None:
+    """FedPer shares 1,000,000 of 1,250,000 parameters and sends 4 of 5 MB each way."""
+    runs = [read_run(write_run(tmp_path / m, Spec(m, rounds=2, clients=2))) for m in ("local", "fedavg", "fedper")]
+    table = comparison_table(compare(runs))
+    assert table.header[-2:] == ("Reduction (%)", "of the part (%)")
+    assert [[cell.text for cell in row[-2:]] for _, block in table.blocks for row in block] == [
+        ["–", "–"], ["0.0", "0.0"], ["20.0", "0.0"],
+    ]  # fmt: skip
+    assert (
+        "against dense exchange of the whole model, that of the part against what the method shares." in table.caption
+    )
+    alike = comparison_table(compare(runs[:2]))
+    assert alike.header[-1] == "Reduction (%)"
+    assert "against dense exchange of the whole model. At a number" in alike.caption
+
+
 def test_a_column_of_bytes_has_one_unit() -> None:
     assert unit_of([54_119.0, 1_400_000.0, 0.0, float("nan")]) == ("kB", 1e3)
     assert [format_in(count, 1e3) for count in (54_119, 1_400_000, 0, float("nan"))] == ["54.1", "1,400", "0", "–"]

@@ -179,7 +179,8 @@ def _graphs(key: str, whose: str, chosen: list[MaskRound]) -> Figure:
     return Figure(
         key,
         f"Who collaborates: {whose}",
-        "An edge joins i and j where j is in C_i (METHOD step 5); mutual where each is in the other's set.",
+        "An edge joins two clients where one counts the other among those whose masks overlap enough with its own "
+        "(docs/method.md, step 5); mutual where both do.",
         panels,
         Numbers(("round", "client_i", "client_j_in_C_i"), rows),
         columns=MAX_CHOSEN,

@@ -43,9 +43,18 @@ def participations(run: Run) -> float:
     return run.total("clients/participating")
 
 
+def shared_reduction(run: Run) -> float:
+    """1 − sent / dense exchange of the part that the method shares, both directions, as the ledger counted them."""
+    return _reduction(run, 1.0)
+
+
 def reduction(run: Run) -> float:
-    """1 − sent / dense exchange of the same shared parameters, both directions, as the ledger counted them."""
-    dense = run.total("bytes/dense_up") + run.total("bytes/dense_down")
+    """The same against dense exchange of the whole model: one reference for all methods."""
+    return _reduction(run, run.whole_share)
+
+
+def _reduction(run: Run, larger: float) -> float:
+    dense = larger * (run.total("bytes/dense_up") + run.total("bytes/dense_down"))
     sent = run.total("bytes/up") + run.total("bytes/down")
     return 1 - sent / dense if dense > 0 and sent > 0 else math.nan
 
@@ -109,6 +118,7 @@ def measures(comparison: Comparison) -> list[Measure]:
     """The columns that these runs can fill."""
     budget = comparison.at_bytes or common_budget(comparison)
     head = comparison.judged_by
+    shares_parts = any(run.whole_share > 1 for group in comparison.groups for run in group.runs)
     over = f"{head.heading}{head.unit}{head.direction}"
     chosen = [Measure("final", "Final", final_value, over)]
     if budget > 0:
@@ -122,6 +132,11 @@ def measures(comparison: Comparison) -> list[Measure]:
         Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), TRAFFIC, is_bytes=True),
         Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), TRAFFIC, is_bytes=True),
         Measure("reduction", "Reduction (%)", reduction, TRAFFIC, digits=1),
+        *(
+            [Measure("shared_reduction", "of the part (%)", shared_reduction, TRAFFIC, digits=1)]
+            if shares_parts
+            else []
+        ),
     ]
 
 
@@ -153,13 +168,16 @@ def comparison_table(comparison: Comparison) -> Table:
     figures_of = [f"{measure.name}_{kind}" for measure in columns for kind in ("mean", "std")]
     against_best = ("to_best_mean", "to_best_low", "to_best_high")
     has_sparse = any(measure.of is sparse_value for measure in columns)
+    has_parts = any(measure.of is shared_reduction for measure in columns)
     stopped = any(not group.is_complete for group in comparison.groups)
     without = [] if head == Headline() else list(dict.fromkeys(g.label for g in comparison.groups if not g.is_judged))
     caption = (
         f"Bold is the {head.highest} final mean and every one whose difference to it (To the best: "
         f"{'percentage points, ' if head.is_accuracy else ''}paired, 95 % bootstrap interval over seeds and clients) is "
         "not told from zero; no other column is judged. Up and down are as encoded; the reduction is against dense "
-        "exchange of the same parameters. At a number of bytes: the last round that a client could pay for, up and "
+        "exchange of the whole model"
+        + (", that of the part against what the method shares" if has_parts else "")
+        + ". At a number of bytes: the last round that a client could pay for, up and "
         "down. Best round: picked on the test data, read it as an upper end."
         + (" Sparse is the final model as sent, which FedPURIN's paper reports." if has_sparse else "")
         + (f" –: {head.subject} was not recorded of {_listed(without)}." if without else "")
