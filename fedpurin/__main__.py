@@ -40,19 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     find_own_packages()
     if (hidden := hidden_companions()) is not None:
         print(f"fedpurin: {hidden}", file=sys.stderr)
+    if arguments[:1] == ["help"] and arguments[1:] and arguments[1] in COMMANDS:
+        arguments = [arguments[1], "--help"]
+    is_command, is_help = bool(arguments) and arguments[0] in COMMANDS, arguments in (["--help"], ["-h"], ["help"])
     try:
+        if not is_command and not is_help:
+            check_command(arguments)
         if loads_torch(arguments) and is_first_process():
             print("fedpurin: loading PyTorch ...", file=sys.stderr, flush=True)
-        if arguments and arguments[0] in COMMANDS:
+        if is_command:
             return _command(arguments[0])(arguments[1:])
-        if arguments in (["--help"], ["-h"], ["help"]):
+        if is_help:
             print_lines(help_text().splitlines())
         elif arguments == ["--version"]:
             from fedpurin import __version__
 
             print(f"fedpurin {__version__}")
         else:
-            check_command(arguments)
             train(arguments)
     except ConfigError as error:
         return _report_error(error, code=2)
@@ -80,7 +84,7 @@ def loads_torch(arguments: Sequence[str]) -> bool:
 def train(arguments: Sequence[str]) -> None:
     """The plain command: overrides, and Hydra's own flags where there are any."""
     from fedpurin.cli.multirun import Multirun, keep_folders, sweep_folder
-    from fedpurin.cli.sweep import before_sweep, planned_jobs, search_path
+    from fedpurin.cli.sweep import before_sweep, check_jobs, planned_jobs, search_path
     from fedpurin.run.compose import compose_config, run_overrides
     from fedpurin.run.effects import remarks, say
     from fedpurin.run.folder import as_first, is_default, is_interpolated, note, quoted, settle, withdraw
@@ -95,9 +99,10 @@ def train(arguments: Sequence[str]) -> None:
         return
     if is_sweep:
         jobs = planned_jobs(overrides)
+        whole = [[*job, *search_path(overrides)] for job in jobs]
+        check_jobs(whole)  # before Hydra starts the first of them
         folder = sweep_folder(jobs, overrides)
         placed = [*overrides, *([f"hydra.sweep.dir={quoted(folder)}"] if folder else [])]
-        whole = [[*job, *search_path(overrides)] for job in jobs]
         check_sweep_folder(placed, whole[0] if whole else ())
         sys.argv[1:] = ["-m", *placed, *keep_folders(jobs, placed)]
         say(before_sweep(whole))

@@ -24,6 +24,11 @@ COMMANDS = {
     "completion": "a script for bash or zsh: the tab key completes commands and options",
 }
 
+HYDRA_FLAGS = (
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell-completion",
+    "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
+)  # fmt: skip
+HYDRA_LETTERS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 HYDRA_TAKES = ("config", "cfg", "info", "package", "c", "i", "p")
 """Hydra's own flags with a value, `--cfg=job`; those with a dash in their name are no option of ours either."""
 
@@ -58,15 +63,36 @@ def check_command(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if (match := re.match(r"--?([A-Za-z][\w.]*)=", argument)) and match[1] not in HYDRA_TAKES:
             raise ConfigError(f"{argument}: an option is written without dashes: {argument.lstrip('-')}")
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        _check_flag(argument, following)
     word = arguments[0] if arguments else ""
     if arguments[1:2] and arguments[1].startswith("="):
         raise ConfigError(f"{' '.join(arguments)}: an option is written without spaces: {''.join(arguments[:3])}")
-    if re.fullmatch(r"[A-Za-z][A-Za-z_-]*", word):
+    if re.fullmatch(r"[A-Za-z][A-Za-z_0-9-]*", word):
+        from fedpurin.run.compose import config_groups
+
         known = ", ".join(COMMANDS)
+        chosen = [f"{group}={word}" for group, choices in config_groups().items() if word in choices]
+        meant = f"; did you mean {' or '.join(chosen)}?" if chosen else did_you_mean(word, COMMANDS)
         raise ConfigError(
-            f"{word}: there is no such command{did_you_mean(word, COMMANDS)}\n"
-            f"commands: {known}; an option is written option=value"
+            f"{word}: there is no such command{meant}\ncommands: {known}; an option is written option=value"
         )
+
+
+def _check_flag(argument: str, following: str) -> None:
+    """Refuse what starts with a dash and is no flag of Hydra's, in a line instead of Hydra's usage."""
+    flag = argument.partition("=")[0]
+    is_known = (
+        any(known.startswith(flag) for known in HYDRA_FLAGS)
+        if flag.startswith("--")
+        else flag.startswith(HYDRA_LETTERS)
+    )
+    if not argument.startswith("-") or is_known:
+        return
+    meant = did_you_mean(flag, HYDRA_FLAGS)
+    if not meant and following and not following.startswith("-") and "=" not in following:
+        meant = f"; an option is written {flag.lstrip('-')}={following}"
+    raise ConfigError(f"{argument}: there is no such flag{meant or '; fedpurin --help shows what there is'}")
 
 
 def help_text() -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         writer.writeheader()
         writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
     else:
-        print_lines(table(rows))
+        print_lines(fitting_table(rows, terminal_width()))
     return 0
 
 
@@ -133,11 +136,40 @@ def sort_rows(rows: Sequence[dict[str, Any]], column: str, reverse: bool) -> lis
     return [*known, *(row for row in rows if row[column] is None)]
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def terminal_width() -> int | None:
+    """Columns of the terminal; none where lines go into a file or to another program."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fitting_table(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """The table; where the terminal is too narrow for it, what all runs have in common is said once above it.
+
+    The folder first, then columns with one value, then the best round's value goes.
+    """
+    lines = table(rows)
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    folder = os.path.commonpath([Path(row["run"]).parent for row in rows])
+    shown = [{**row, "run": os.path.relpath(row["run"], folder)} for row in rows]
+    columns, alike = list(COLUMNS), []
+    for name in ("data", "rounds", "state", "seed", "method", "best"):
+        if max(map(len, table(shown, columns))) <= width:
+            break
+        values = {_cell(name, row) for row in shown}
+        if name == "best":
+            columns.remove(name)
+        elif len(values) == 1:
+            columns.remove(name)
+            alike.append(f"{name} {values.pop()}")
+    head = f"in {folder or '.'}{': ' if alike else ''}{', '.join(alike)}"
+    return [*textwrap.wrap(head, width, break_long_words=False, break_on_hyphens=False), *table(shown, columns)]
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> list[str]:
     """The rows as aligned lines under a head; numbers to the right."""
-    cells = [list(COLUMNS), *([_cell(name, row) for name in COLUMNS] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(COLUMNS))]
-    to_left = {index for index, name in enumerate(COLUMNS) if name in ("state", "method", "data", "run")}
+    cells = [list(columns), *([_cell(name, row) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    to_left = {index for index, name in enumerate(columns) if name in ("state", "method", "data", "run")}
     return [
         "  ".join(
             cell.ljust(width) if index in to_left else cell.rjust(width)

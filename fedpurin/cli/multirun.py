@@ -127,7 +127,7 @@ class Multirun:
 
     def close(self) -> int:
         """The sweep's table and what comes next; 1 where a run failed, else 0."""
-        from fedpurin.cli.list import describe, sort_rows, table
+        from fedpurin.cli.list import describe, fitting_table, sort_rows, terminal_width
         from fedpurin.run.reader import find_folders
 
         if self._folder is None or not self.is_here:
@@ -135,7 +135,7 @@ class Multirun:
         rows = [describe(path) for path in find_folders(self._folder) if path != self._folder]
         spent = timedelta(seconds=round(time.monotonic() - self._start))
         print(f"\n{self._ended} of {self.total} runs in {spent}, best first")
-        print("\n".join(table(sort_rows(rows, "accuracy", reverse=False))))
+        print("\n".join(fitting_table(sort_rows(rows, "accuracy", reverse=False), terminal_width())))
         if self.failed:
             print(f"{len(self.failed)} failed: fedpurin sweep status {self._folder}")
         print(f"compare them: fedpurin report {self._folder}")

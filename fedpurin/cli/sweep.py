@@ -20,6 +20,7 @@ from fedpurin.cli.sweep_file import expand, quote, read_sweep
 from fedpurin.cli.text import Help, print_lines
 from fedpurin.config import ConfigError
 from fedpurin.run import reader
+from fedpurin.run.effects import option_of
 from fedpurin.run.lock import is_locked
 from fedpurin.run.resume import is_free
 
@@ -155,14 +156,37 @@ def wanted_jobs(task: Sequence[str]) -> list[list[str]]:
 
 
 def planned_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The runs that a sweep's overrides ask Hydra for; none where it will refuse them."""
-    from hydra.errors import HydraException
+    """The runs that a sweep's overrides ask Hydra for; none where its basic sweeper will refuse them.
 
-    task = [item for item in overrides if not item.startswith(("hydra.", "hydra/")) and "=" in item]
+    Raises:
+        ConfigError: one of them is not an override.
+    """
+    from hydra.errors import HydraException, OverrideParseException
+
+    from fedpurin.run.compose import explain
+
+    task = [item for item in overrides if not item.startswith(("hydra.", "hydra/"))]
     try:
         return wanted_jobs(task)
+    except OverrideParseException as error:
+        raise ConfigError(explain(error, task)) from error
     except HydraException:
         return []
+
+
+def check_jobs(jobs: Sequence[Sequence[str]]) -> None:
+    """Refuse a sweep with an option or a choice that is not there: Hydra would end in the midst of it, with a traceback.
+
+    Values are left to each run. Runs that name the same options and choices are composed once.
+
+    Raises:
+        ConfigError: which, and what is possible.
+    """
+    from fedpurin.run.compose import check_names
+
+    distinct = {tuple(item if "." not in option_of(item) else option_of(item) for item in job): job for job in jobs}
+    for job in distinct.values():
+        check_names(job)
 
 
 def before_sweep(jobs: Sequence[Sequence[str]]) -> list[str]:

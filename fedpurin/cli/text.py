@@ -41,13 +41,15 @@ def _fold_example(line: str, width: int) -> list[str]:
     command, gap, comment = re.match(r"(.*?)(?:(\s{2,})(.*))?$", rest).groups()  # type: ignore[union-attr]
     hang, column = lead + "    ", len(lead + command + (gap or ""))
     if comment and len(lead + command) <= width and width - column >= 20:
-        below = textwrap.wrap(comment, width - column)
+        below = textwrap.wrap(comment, width - column, break_long_words=False)
         return [f"{lead}{command}{gap}{below[0]}", *(" " * column + part for part in below[1:])]
     lines = textwrap.wrap(
         command, width - 2, initial_indent=lead, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
     )
     lines = [f"{part} \\" for part in lines[:-1]] + lines[-1:]
-    return lines + textwrap.wrap(comment or "", width, initial_indent=hang, subsequent_indent=hang)
+    return lines + textwrap.wrap(
+        comment or "", width, initial_indent=hang, subsequent_indent=hang, break_long_words=False
+    )
 
 
 def show_what_can_be_shown() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +77,11 @@ def run_overrides(arguments: Sequence[str]) -> list[str] | None:
     return [*overrides, f"hydra.searchpath=['{url}']"]
 
 
+def check_names(overrides: Sequence[str]) -> None:
+    """Raise ConfigError where an option or a choice is not there; no value is checked."""
+    _compose(overrides, "sweep")
+
+
 def compose_sweep_folder(overrides: Sequence[str]) -> Path:
     """The folder that Hydra would give a sweep with such a run.
 
@@ -97,8 +102,12 @@ def _compose(overrides: Sequence[str], mode: Literal["run", "sweep"]) -> tuple[d
             run = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             run._set_parent(composed)  # for interpolations into Hydra's part
             mapping: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides)) from error
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ) as error:  # the last: `method=3`, a group that is a number
+        raise ConfigError(explain(error, overrides)) from error
     finally:
         HydraConfig.instance().cfg = None
     return mapping, composed.hydra, folder
@@ -128,10 +137,10 @@ def _choices(hydra: Any) -> dict[str, str]:
     return choices
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's complaint in one or two lines."""
     text = f"{error}\n{error.__cause__ or ''}"
-    if match := re.search(r"(?:Could not find|In '[^']*': Could not find) '([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         known = config_groups().get(group.split("/")[0], [])
         meant = did_you_mean(choice, known)
@@ -143,10 +152,26 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{option}: {' '.join(str(error.__cause__ or error).split())}"
     if match := re.search(r"Missing mandatory value.*?full_key: (\S+)", text, re.S):
         return f"{match[1]}: this option needs a value"
-    if "mismatched input" in text or "no viable alternative" in text or "LexerNoViableAlt" in text:
-        bad = _first_bad(text, overrides)
+    if isinstance(error, OverrideParseException):
+        bad = error.override or _first_bad(text, overrides)
         shown = bad if bad.isprintable() else repr(bad)
-        return f"{shown}: this is not an override; write option=value"
+        hint = " (a bracket, a quote, a space or a comma is amiss)" if re.match(r"[\w.@/+~]+=", bad) else ""
+        return f"{shown}: this is not an override; write option=value{hint}"
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^'=]+)=([^']*)'", text):
+        option, values = match[1], match[2]
+        listed = (
+            f"; a list is written {option}=[{values}]"
+            if "," in values and "(" not in values and option not in config_groups()
+            else ""
+        )
+        return f"{option}={values}: several values are a sweep: fedpurin -m {option}={values}{listed}"
+    if "Config group override must be a string" in text:
+        groups = config_groups()
+        bad = next((item for item in overrides if item.partition("=")[0] in groups), "")
+        if not bad:
+            return f"{' '.join(overrides)}: this is not an override; write option=value"
+        group = bad.partition("=")[0]
+        return f"{bad}: there is no such choice; {group} can be {', '.join(groups[group])}"
     return " ".join(str(error).split())[:300]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedpurin.__main__ import main
+from fedpurin.cli.list import fitting_table
 
 
 def make_run(folder: Path, accuracy: float | None, **options: object) -> None:
@@ -70,6 +71,37 @@ def test_runs_judged_by_something_else_are_by_themselves_and_the_right_way_round
         ("2.5", "mse", "2.5", "mse", "c"),
         ("4.5", "mse", "3.5", "mse", "d"),
         ("9.5", "mse", "8.25", "mse", "b"),
+    ]
+
+
+def test_a_narrow_terminal_gets_what_all_runs_share_said_once() -> None:
+    shared = {
+        "best": 0.9312,
+        "bytes": 14_800_000,
+        "rounds": 30,
+        "state": "done",
+        "data": "digits",
+        "judged_by": "accuracy",
+    }
+    runs = [("fedpurin_recommended", 0.9312, 1), ("local", 0.875, 2)]
+    rows = [
+        {**shared, "accuracy": value, "method": method, "seed": seed, "run": f"multirun/2026-11-30/10-15-00/{seed}"}
+        for method, value, seed in runs
+    ]
+    assert max(map(len, fitting_table(rows, None))) == 108
+    assert fitting_table(rows, 108) == fitting_table(rows, None)
+    assert fitting_table(rows, 80) == [
+        "in multirun/2026-11-30/10-15-00: data digits",
+        "accuracy    best    bytes  rounds  state  method                seed  run",
+        "  0.9312  0.9312  14.8 MB      30  done   fedpurin_recommended     1  1",
+        "  0.8750  0.9312  14.8 MB      30  done   local                    2  2",
+    ]
+    assert fitting_table(rows, 50) == [
+        "in multirun/2026-11-30/10-15-00: data digits,",
+        "rounds 30, state done",
+        "accuracy    bytes  method                seed  run",
+        "  0.9312  14.8 MB  fedpurin_recommended     1  1",
+        "  0.8750  14.8 MB  local                    2  2",
     ]
 
 

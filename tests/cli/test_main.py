@@ -78,6 +78,22 @@ def test_a_run_leaves_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["seed=1\r"], "'seed=1\\r': this is not an override"),
         (["model.lr=-1"], "model: configure_optimizers of ImageClassifier: Invalid learning rate: -1"),
         (["method fedavg"], "this is not an override"),
+        (["fedavg"], "fedavg: there is no such command; did you mean method=fedavg?"),
+        (["--hlep"], "--hlep: there is no such flag; did you mean --help?"),
+        (["--seed", "3"], "--seed: there is no such flag; an option is written seed=3"),
+        (["-v"], "-v: there is no such flag; fedpurin --help shows what there is"),
+        (["seed=1,2"], "seed=1,2: several values are a sweep: fedpurin -m seed=1,2; a list is written seed=[1,2]"),
+        (["method=local,fedavg"], "method=local,fedavg: several values are a sweep: fedpurin -m method=local,fedavg"),
+        (["method=3"], "method=3: there is no such choice; method can be apfl"),
+        (
+            ["logger=[csv,wandbb]"],
+            "logger=wandbb: there is no such choice; logger can be csv, tensorboard, wandb; did you",
+        ),
+        (["=3"], "=3: this is not an override"),
+        (["-m", "seed=1,2", "trainer.round=3"], "did you mean trainer.rounds?"),
+        (["-m", "method=local,fedagv"], "method=fedagv: there is no such choice; method can be"),
+        (["-m", "method=local,fedavg", "fedper"], "fedper: this is not an override; write option=value"),
+        (["-m", "partition.alpha=0.1,,0.5"], "write option=value (a bracket, a quote, a space or a comma is amiss)"),
         (["program.tau=1.5"], "program.tau=1.5 is not possible"),
         (["partition.alpha=0"], "partition.alpha=0 is not possible"),
         (["partition.num_clients=5000"], "partition.num_clients=5000"),
@@ -116,6 +132,28 @@ def test_a_mistake_ends_with_code_2_and_a_line(
     assert captured.err.startswith("fedpurin: ")
     assert captured.err.count("\n") <= 2
     assert "Traceback" not in captured.err + captured.out
+
+
+def test_a_sweep_with_a_mistake_in_its_last_run_starts_none_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", "method=local,fedavg", "program=layerwise,bugdet", *QUICK]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == (
+        "fedpurin: program=bugdet: there is no such choice; program can be budget, custom, global, layerwise; "
+        "did you mean budget?"
+    )
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_a_command_is_found_either_way(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["help", "list"], ["list", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: fedpurin list")
 
 
 def test_a_run_with_own_configurations_is_checked_before_hydra_writes(
