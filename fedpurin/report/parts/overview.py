@@ -103,6 +103,14 @@ class Measure:
         return format_share(spread.mean, self.digits)
 
 
+REDUCTION = Measure("reduction", "Reduction (%)", reduction, TRAFFIC, digits=1)
+SHARED_REDUCTIONS = (
+    replace(REDUCTION, title="Whole", group="Reduction (%)"),
+    Measure("shared_reduction", "Part", shared_reduction, "Reduction (%)", digits=1),
+)
+"""Where a method shares a part of the model only."""
+
+
 def section(comparison: Comparison) -> Section:
     head = comparison.judged_by
     return Section(
@@ -131,12 +139,7 @@ def measures(comparison: Comparison) -> list[Measure]:
         *(replace(measure, name=f"{head.key}_{measure.name}", judged_by=head) for measure in chosen),
         Measure("bytes_up", "Up", lambda run: bytes_per_client_round(run, "up"), TRAFFIC, is_bytes=True),
         Measure("bytes_down", "Down", lambda run: bytes_per_client_round(run, "down"), TRAFFIC, is_bytes=True),
-        Measure("reduction", "Reduction (%)", reduction, TRAFFIC, digits=1),
-        *(
-            [Measure("shared_reduction", "of the part (%)", shared_reduction, TRAFFIC, digits=1)]
-            if shares_parts
-            else []
-        ),
+        *(SHARED_REDUCTIONS if shares_parts else [REDUCTION]),
     ]
 
 
