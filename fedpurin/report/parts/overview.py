@@ -179,7 +179,7 @@ def comparison_table(comparison: Comparison) -> Table:
         f"{'percentage points, ' if head.is_accuracy else ''}paired, 95 % bootstrap interval over seeds and clients) is "
         "not told from zero; no other column is judged. Up and down are as encoded; the reduction is against dense "
         "exchange of the whole model"
-        + (", that of the part against what the method shares" if has_parts else "")
+        + (" and of the part that the method shares" if has_parts else "")
         + ". At a number of bytes: the last round that a client could pay for, up and "
         "down. Best round: picked on the test data, read it as an upper end."
         + (" Sparse is the final model as sent, which FedPURIN's paper reports." if has_sparse else "")
