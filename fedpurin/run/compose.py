@@ -169,7 +169,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         groups = config_groups()
         bad = next((item for item in overrides if item.partition("=")[0] in groups), "")
         if not bad:
-            return f"{' '.join(overrides)}: this is not an override; write option=value"
+            bad = next((item for item in overrides if item.startswith("=")), " ".join(overrides))
+            return f"{bad}: this is not an override; write option=value"
         group = bad.partition("=")[0]
         return f"{bad}: there is no such choice; {group} can be {', '.join(groups[group])}"
     return " ".join(str(error).split())[:300]
