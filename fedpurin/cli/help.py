@@ -63,7 +63,7 @@ def check_command(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if (match := re.match(r"--?([A-Za-z][\w.]*)=", argument)) and match[1] not in HYDRA_TAKES:
             raise ConfigError(f"{argument}: an option is written without dashes: {argument.lstrip('-')}")
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         _check_flag(argument, following)
     word = arguments[0] if arguments else ""
     if arguments[1:2] and arguments[1].startswith("="):

@@ -34,6 +34,7 @@ main({arguments!r})
 @pytest.mark.parametrize(
     "arguments",
     [
+        [],
         ["trainer.rounds=1"],
         ["-m", "seed=1,2"],
         ["partition", "partition.alpha=0.1"],
