@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedpurin.config import Config, ConfigError
@@ -103,10 +104,9 @@ def _halve(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str
     """
     asked, trainer = executor.block, executor.trainer
     count = min(trainer.batch_size, trainer.train.num_samples)
-    state = copy.deepcopy(trainer.module.state_dict())
     while True:
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), _restored(trainer.module):
                 for _ in range(2):  # the second time, a graph executor records
                     _fit_some(executor, trainer, plan, count, -2, executor.block)
         except torch.OutOfMemoryError as error:
@@ -116,8 +116,6 @@ def _halve(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str
             if isinstance(executor, GraphExecutor):
                 executor.forget()
             continue
-        finally:
-            trainer.module.load_state_dict(state)
         return "" if executor.block == asked else f", not {asked}, for which the device's memory does not suffice"
 
 
@@ -153,11 +151,9 @@ def _step_flops(trainer: LocalTrainer) -> int:
     """Operations of a forward pass over one batch of `trainer.batch_size` samples."""
     count = min(2, trainer.train.num_samples)
     batch = next(iter(trainer.train.batches(torch.arange(count), count)))
-    state = copy.deepcopy(trainer.module.state_dict())
     counter = FlopCounterMode(display=False)
-    with torch.random.fork_rng(), torch.no_grad(), counter:
+    with torch.random.fork_rng(), _restored(trainer.module), torch.no_grad(), counter:
         trainer.module.training_step(batch, 0)
-    trainer.module.load_state_dict(state)
     return counter.get_total_flops() * trainer.batch_size // count
 
 
@@ -192,29 +188,73 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
     Evaluations, too, go together only where that measures what one by one does.
     """
     trainer = executor.trainer
-    state = copy.deepcopy(trainer.module.state_dict())
+    start = {name: buffer.clone() for name, buffer in trainer.buffers().items()}
     count = min(4, trainer.train.num_samples, trainer.batch_size)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _restored(trainer.module):
             runs: list[tuple[SerialExecutor, int]] = [(SerialExecutor(trainer), -2), (SerialExecutor(trainer), -3)]
             runs += [(executor, -2), (executor, -3)] if isinstance(executor, GraphExecutor) else [(executor, -2)]
-            outcomes = [_fit_some(run, trainer, plan, count, number) for run, number in runs]
+            outcomes = []
+            for run, number in runs:
+                with _restored(trainer.module):  # all start from the same weights
+                    outcomes.append(_fit_some(run, trainer, plan, count, number))
             clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
             executor.evaluates_together = not any(
                 overridden(trainer.module, hook) for hook in EVALUATION_HOOKS
             ) and _measures_alike(executor, clients)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    finally:
-        trainer.module.load_state_dict(state)
     serial, again, *cohorts = outcomes
-    is_random = any(not torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(serial, again, strict=True))
-    for alone, cohort in zip((serial, again), cohorts, strict=False) if not is_random else ():
-        if not all(
-            torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(alone, cohort, strict=True)
+    is_random = any(
+        not torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(_all(serial), _all(again), strict=True)
+    )
+    for alone, cohort in zip((serial, again), cohorts, strict=False):
+        if is_random and (name := _stray_buffer(start, serial, again, cohort)) is not None:
+            return f"a cohort does not move the buffer {name} as its clients do alone"
+        if not is_random and not all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+            for a, b in zip(_all(alone), _all(cohort), strict=True)
         ):
             return "a cohort does not learn what its clients learn alone"
     return None
+
+
+def _stray_buffer(
+    start: Mapping[str, Tensor], serial: Sequence[Client], again: Sequence[Client], cohort: Sequence[Client]
+) -> str | None:
+    """A buffer that shows, where a module draws (dropout), that a cohort does other than its clients do alone.
+
+    What two serial fits have in common was not drawn, so a cohort must have it too; what both move may not stay.
+    """
+    for name, before in start.items():
+        for one, two, three in zip(serial, again, cohort, strict=True):
+            a, b, c = (client.buffers[name].double() for client in (one, two, three))
+            if torch.allclose(a, b, rtol=1e-5, atol=1e-7):
+                is_stray = not torch.allclose(a, c, rtol=1e-3, atol=1e-4)
+            else:
+                is_stray = torch.equal(c, before.double())
+            if is_stray:
+                return name
+    return None
+
+
+def _all(clients: Sequence[Client]) -> list[Tensor]:
+    """All state that these clients have."""
+    return [t.float() for c in clients for t in (c.vector, *c.extra.values(), *c.buffers.values())]
+
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Whatever is tried meanwhile, the module is afterwards what it was: buffers outside its `state_dict` as well."""
+    state = copy.deepcopy(module.state_dict())
+    others = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in state}
+    try:
+        yield
+    finally:
+        module.load_state_dict(state)
+        for name, buffer in module.named_buffers():
+            if name in others:
+                buffer.copy_(others[name])
 
 
 def _measures_alike(executor: CohortExecutor, clients: Sequence[Client]) -> bool:
@@ -237,10 +277,10 @@ def _fit_some(
     count: int,
     round_number: int,
     num_clients: int = 2,
-) -> list[torch.Tensor]:
-    """All state that clients of so many samples have after one epoch of every fit that the method plans for them."""
+) -> list[Client]:
+    """Clients of so many samples after one epoch of every fit that the method plans for them."""
     # The same samples for all: their order within the one batch does not matter.
     clients = [trainer.new_client(i, torch.arange(count), torch.arange(1)) for i in range(num_clients)]
     plans = [[replace(fit, epochs=1, scored=False) for fit in plan(client, 0)] for client in clients]
     executor.fit(clients, plans, round_number)
-    return [t.float() for c in clients for t in (c.vector, *c.extra.values(), *c.buffers.values())]
+    return clients

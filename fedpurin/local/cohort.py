@@ -30,6 +30,7 @@ from fedpurin.local.hooks import accepts_stacks, overridden
 from fedpurin.local.stack import Stack
 from fedpurin.local.stacked_batches import StackedTests, by_length
 from fedpurin.local.trainer import LocalTrainer, limits_of, loss_of
+from fedpurin.local.used import UsedParameters
 from fedpurin.seeding import seed_global, torch_generator
 from fedpurin.space import finite_rows
 
@@ -47,6 +48,7 @@ class CohortExecutor(SerialExecutor):
             _Step(trainer.module, "validation_step"),
         )
         self._tests = StackedTests(trainer.test, trainer.batch_size)
+        self._used = UsedParameters(trainer, self._training)
         self.evaluates_together = True
         listeners = [trainer.module, *trainer.fabric._callbacks]
         self._listeners = [listener for listener in listeners if overridden(listener, "on_fit_end")]
@@ -96,6 +98,7 @@ class CohortExecutor(SerialExecutor):
         frozen = torch.stack(masks) if masks else None
         trained = [s for s in trainer.space.layout if first.trains is None or first.trains(s)]
         with trainer.counters.of_many():
+            trained = self._used.of(clients[0], fits[0], trained, self._batch_of(clients[0]))
             stack = Stack(trainer.space, trainer.module, vectors, trained, first.lr)
         limits = limits_of(first, trainer.space.layout)
 
@@ -178,6 +181,10 @@ class CohortExecutor(SerialExecutor):
             batches = trainer.train.batches(client.train_indices, trainer.batch_size, generator=generator)
             for _, batch in zip(range(trainer.num_batches(client)), batches, strict=False):
                 yield batch
+
+    def _batch_of(self, client: Client) -> Callable[[], Any]:
+        """A batch of the client's, drawn from no stream and only if somebody wants it."""
+        return lambda: next(iter(self.trainer.train.batches(client.train_indices, self.trainer.batch_size)))
 
     def _gradients(
         self, stack: Stack, rows: list[int], batch: Any, buffers: Tensors, context: _Contexts

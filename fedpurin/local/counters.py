@@ -30,6 +30,8 @@ class Counters:
     round: int = 0
     together: bool = False
     """Several clients are in one computation: then there is no one epoch and no one step."""
+    round_was_read: bool = False
+    """The module depends on the number of the round."""
     recorded: bool = False
     """The computation is kept and replayed in later rounds."""
 
@@ -68,6 +70,7 @@ class _Counter:
             raise TypeError(f"it reads {self.name}, which clients that run together do not have in common")
         if counters.recorded and self.name == "round":
             raise TypeError("it reads round, which a recorded step holds fixed")
+        counters.round_was_read |= self.name == "round"
         return getattr(counters, self.name)
 
 
