@@ -1,7 +1,7 @@
 """`layerwise` for many small clients at once: their scores as one stack, their programs side by side in one statement.
 
-A small client's solve is nearly all fixed cost: curves, reductions and a call of the solver. A stack pays it once. Every
-tensor's scores are sorted, which shows what `scan.py` and the passes find by histogram: the last score that may be
+A small client's solve is nearly all fixed cost: curves, reductions and a call of the solver. A stack pays it once. One
+compiled loop over every tensor's scores finds what `scan.py` and the passes find: the last score that may be
 selected (docs/method.md, step 3), how many exceed it, how many equal it, what the selection is worth. Since the tensors
 are not coupled, the price of a selection is zero and the solver is left with the scores equal to that last one.
 
@@ -25,7 +25,7 @@ from fedpurin.compiled import njit
 from fedpurin.selection.answer import name_status
 from fedpurin.selection.cardinality import CardinalityProgram
 from fedpurin.selection.certificate import Certificate, Selection
-from fedpurin.selection.reduction.kernels import end_of_ties, write_mask_chunk
+from fedpurin.selection.reduction.kernels import NUM_BINS, end_of_ties, write_mask_chunk
 from fedpurin.selection.reduction.scan import SORTED_SIZE
 from fedpurin.space import Layout
 
@@ -52,11 +52,14 @@ class _Ranked:
         integers = [np.zeros(shape, dtype=np.int64) for _ in range(4)]
         count, above, equal, null = integers
         last, value = np.zeros(shape, dtype=np.float32), np.zeros(shape)
+        tables = (count, last, above, equal, null, value)
         for index, segment in enumerate(layout):
-            ordered = np.sort(scores[:, segment.slice], axis=1)
-            columns = [table[:, index] for table in (count, last, above, equal, null, value)]
-            _rank(ordered, ordered.view(np.uint32), int(most[index]), below, segment.size > SORTED_SIZE, *columns)
-        return cls(count, last, above, equal, null, value)
+            rows, columns = scores[:, segment.slice], [table[:, index] for table in tables]
+            if segment.size > SORTED_SIZE:
+                _rank_in_bins(rows, rows.view(np.uint32), int(most[index]), below, *columns)
+            else:
+                _rank_sorted(np.sort(rows, axis=1), int(most[index]), below, *columns)
+        return cls(*tables)
 
     def masks(self, layout: Layout, scores: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Each client's mask, a byte a parameter, and packed."""
@@ -129,12 +132,10 @@ def solve_stack(
 
 
 @njit()
-def _rank(
-    ordered: NDArray[np.float32],
-    bits: NDArray[np.uint32],
+def _rank_sorted(
+    rows: NDArray[np.float32],
     most: int,
     below: float,
-    in_bins: bool,
     count: NDArray[np.int64],
     last: NDArray[np.float32],
     above: NDArray[np.int64],
@@ -142,43 +143,83 @@ def _rank(
     null: NDArray[np.int64],
     value: NDArray[np.float64],
 ) -> None:
-    """Columns of `_Ranked` for one tensor, from each client's scores in ascending order.
-
-    The value adds up step by step as a `ValueCurve` of the same scores does, to the last bit: equal scores at once, and
-    of large tensors (`in_bins`) all scores of a bin, unless the selection ends in it.
-    """
-    size = ordered.shape[1]
-    for row in range(ordered.shape[0]):
-        scores = ordered[row]
-        null[row] = np.searchsorted(scores, np.float32(0), side="right")
+    """Columns of `_Ranked` for one tensor, from each client's scores in ascending order."""
+    size = rows.shape[1]
+    for row in range(rows.shape[0]):
+        null[row] = np.searchsorted(rows[row], np.float32(0), side="right")
         num_scores = size - null[row]
         taken = min(most, num_scores)
-        if below > 0 and 0 < most < num_scores and scores[size - most] <= below:
+        if 0 < taken < num_scores and rows[row, size - taken] <= below:
             taken = num_scores
         count[row] = taken
-        if taken == 0:
-            continue
-        threshold = scores[size - taken]
-        last[row] = threshold
-        above[row] = size - np.searchsorted(scores, threshold, side="right")
-        equal[row] = size - np.searchsorted(scores, threshold, side="left") - above[row]
-        last_bin = bits[row, size - taken] >> np.uint32(16)
-        sum_ = 0.0
-        at = size - 1
-        while at > size - 1 - above[row]:
-            step = 0.0
-            if in_bins and bits[row, at] >> np.uint32(16) != last_bin:
-                bin_ = bits[row, at] >> np.uint32(16)
-                while at >= 0 and bits[row, at] >> np.uint32(16) == bin_:
-                    step += np.float64(scores[at])  # of one exponent: exact
-                    at -= 1
-            else:
-                score, first = scores[at], at
-                while at >= 0 and scores[at] == score:
-                    at -= 1
-                step = np.float64(first - at) * np.float64(score)
-            sum_ += step
-        value[row] = sum_ + np.float64(taken - above[row]) * np.float64(threshold)
+        if taken > 0:
+            last[row], above[row], equal[row], value[row] = _end(rows[row], taken, 0.0)
+
+
+@njit()
+def _rank_in_bins(
+    rows: NDArray[np.float32],
+    bits: NDArray[np.uint32],
+    most: int,
+    below: float,
+    count: NDArray[np.int64],
+    last: NDArray[np.float32],
+    above: NDArray[np.int64],
+    equal: NDArray[np.int64],
+    null: NDArray[np.int64],
+    value: NDArray[np.float64],
+) -> None:
+    """`_rank_sorted` for a large tensor, whose scores come in any order: those of one bin alone are sorted."""
+    size = rows.shape[1]
+    bins = np.zeros((NUM_BINS // 2, 2))  # of positive numbers: how many scores, and their sum, which is exact
+    for row in range(rows.shape[0]):
+        num_scores = 0
+        for index in range(size):
+            if rows[row, index] > 0:
+                bin_ = bits[row, index] >> np.uint32(16)
+                bins[bin_, 0] += 1.0
+                bins[bin_, 1] += np.float64(rows[row, index])
+                num_scores += 1
+        null[row] = size - num_scores
+        taken = min(most, num_scores)
+        while taken > 0:
+            before, sum_, bin_ = 0, 0.0, len(bins) - 1
+            while before + int(bins[bin_, 0]) < taken:
+                before += int(bins[bin_, 0])
+                sum_ += bins[bin_, 1]
+                bin_ -= 1
+            ordered, found = np.empty(int(bins[bin_, 0]), dtype=np.float32), 0
+            for index in range(size):
+                if bits[row, index] >> np.uint32(16) == bin_ and rows[row, index] > 0:
+                    ordered[found] = rows[row, index]
+                    found += 1
+            ordered.sort()
+            if taken == num_scores or ordered[found - taken + before] > below:
+                last[row], above[row], equal[row], value[row] = _end(ordered, taken - before, sum_)
+                above[row] += before
+                break
+            taken = num_scores
+        count[row] = taken
+        bins[:] = 0.0
+
+
+@njit()
+def _end(ordered: NDArray[np.float32], taken: int, sum_: float) -> tuple[np.float32, int, int, float]:
+    """Of a selection that ends with the `taken` largest of these scores: the last, those above it, those that equal it,
+    and what it is worth, behind scores worth `sum_`.
+
+    It adds up step by step as a `ValueCurve` of the same scores does, to the last bit: bins first, then equal scores at once.
+    """
+    at = ordered.size - 1
+    threshold = ordered[ordered.size - taken]
+    above = ordered.size - np.searchsorted(ordered, threshold, side="right")
+    equal = ordered.size - np.searchsorted(ordered, threshold, side="left") - above
+    while at > ordered.size - 1 - above:
+        score, first = ordered[at], at
+        while ordered[at] == score:
+            at -= 1
+        sum_ += np.float64(first - at) * np.float64(score)
+    return threshold, above, equal, sum_ + np.float64(taken - above) * np.float64(threshold)
 
 
 @njit()
