@@ -26,6 +26,7 @@ class HalvingMaxPool(nn.MaxPool2d):
 def cnn(num_classes: int, in_channels: int = 1, image_size: int = 8, norm: bool = False) -> nn.Module:
     """Two convolutions, each halved by max-pooling, and two linear layers: 35,914 parameters on 8×8 digits.
 
+    The largest of four is taken before negative ones become zero: the same numbers and gradients from a quarter of the work.
     Without `norm` clients keep no running statistics, and every parameter is shared under either `share_norm`. With it each
     convolution is followed by batch normalisation: 192 parameters more, which stay with the client under FedBN and FedPURIN.
 
@@ -38,12 +39,12 @@ def cnn(num_classes: int, in_channels: int = 1, image_size: int = 8, norm: bool 
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, kernel_size=3, padding=1),
         *([nn.BatchNorm2d(32)] if norm else []),
-        nn.ReLU(inplace=True),
         HalvingMaxPool(2),
+        nn.ReLU(inplace=True),
         nn.Conv2d(32, 64, kernel_size=3, padding=1),
         *([nn.BatchNorm2d(64)] if norm else []),
-        nn.ReLU(inplace=True),
         HalvingMaxPool(2),
+        nn.ReLU(inplace=True),
         nn.Flatten(),
         nn.Linear(64 * side * side, 64),
         nn.ReLU(inplace=True),
