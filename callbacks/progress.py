@@ -49,9 +49,11 @@ class Progress(RunCallback):
         config, space = federation.config, federation.trainer.space
         kept = [segment.name for segment in space.layout if segment not in space.shared.segments]
         roles = f"head: {space.head or 'none'}" + (f"; stays with the client: {_named(kept)}" if kept else "")
+        begun = f", of which {federation.first_round} are done" if federation.first_round else ""
         self.console.print(
             f"{config.name}: {config.partition.num_clients} clients on {config.data.name}, "
-            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), {config.trainer.rounds} rounds; {roles}",
+            f"{space.layout.size:,} parameters each ({space.shared.size:,} shared), "
+            f"{config.trainer.rounds} rounds{begun}; {roles}",
             soft_wrap=not self.console.is_terminal,  # a log keeps one line
         )
         self._first, self._start = federation.first_round, time.monotonic()
@@ -70,9 +72,13 @@ class Progress(RunCallback):
             self._bar.update(
                 self._task, description=f"round {this_round.number + 1}/{federation.config.trainer.rounds}"
             )
+            self._show_clients()
 
     def on_client_end(self) -> None:
         self._clients_done += 1
+        self._show_clients()
+
+    def _show_clients(self) -> None:
         if self._bar is not None:
             counted = f"client {self._clients_done}/{self._clients_total} "
             state = (counted if self.console.width >= WIDE_ENOUGH else "") + self._latest

@@ -161,6 +161,8 @@ class WandbTracker(Tracker):
         options: dict[str, Any] = {"project": self.project, "entity": self.entity, "group": self.group}
         if mode == "online" and (why := wandb_service.why_not_online()):
             mode = self._stay_offline(why)
+        elif mode == "offline" and self.mode is None and not os.environ.get("WANDB_MODE"):
+            self._stay_offline("there is no login (`wandb login`, or WANDB_API_KEY)")  # nobody asked for that
         try:
             self._run = wandb_run.open_run(config, run_dir, mode=mode, **options)
         except Exception as error:  # the server refused, or an earlier run left W&B's process dead

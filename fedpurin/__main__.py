@@ -109,6 +109,10 @@ def train(arguments: Sequence[str]) -> None:
         multirun = Multirun(len(jobs)) if jobs and is_first_process() else None
         try:
             _run_hydra(multirun)
+        except (SystemExit, KeyboardInterrupt):
+            if multirun is not None:
+                multirun.stop()
+            raise
         finally:
             if folder is not None:
                 withdraw(folder, keep_files=True)

@@ -125,6 +125,15 @@ class Multirun:
             self.failed.append(run_dir.name)
             log.info("the run %s", what, exc_info=error)  # the console shows warnings only
 
+    def stop(self) -> None:
+        """After a signal or Ctrl-C: how far the sweep got, and how it goes on."""
+        if self._folder is not None and self.is_here and self._ended < self.total:
+            print(
+                f"fedpurin: the sweep has {self._ended} of {self.total} runs; the rest, with the commands for them: "
+                f"fedpurin sweep status {self._folder}",
+                file=sys.stderr,
+            )
+
     def close(self) -> int:
         """The sweep's table and what comes next; 1 where a run failed, else 0."""
         from fedpurin.cli.list import describe, fitting_table, sort_rows, terminal_width

@@ -98,7 +98,9 @@ def _chosen_groups(overrides: Sequence[str], options: Collection[str]) -> tuple[
 
 def set_up_logging(run_dir: Path) -> None:
     """What Hydra does for a new run: the log on the terminal and in the run folder."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.WARNING)  # rounds go to the log file; the progress callback speaks on the terminal
+    handlers: list[logging.Handler] = [console]
     try:
         handlers.append(LogFile(run_dir / "fedpurin.log"))
     except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from callbacks.progress import format_bytes, summary_tables
+from tests.methods.tiny import simulate
 
 SUMMARY = {
     "rounds": 3, "num_parameters": 2000, "num_shared": 1000,
@@ -54,6 +56,14 @@ def test_the_reduction_is_against_the_whole_model_and_has_no_minus() -> None:
     assert "up 8.2 kB 8 kB 2.5 % more 4 kB" in shown(**{"total/bytes/up": 8_200})
     assert "up 8 kB 8 kB the same 4 kB" in shown(**{"total/bytes/up": 8_000})
     assert "up 0 B 0 B – 0 B" in shown(**{"num_shared": 0, "total/bytes/up": 0, "total/bytes/dense_up": 0})
+
+
+def test_a_resumed_run_says_how_many_rounds_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("method=local", "checkpoint.every=1", "callbacks={progress: {_target_: callbacks.progress.Progress}}")
+    simulate(tmp_path, *options, "trainer.rounds=1")
+    assert ", 1 rounds; head:" in capsys.readouterr().out
+    simulate(tmp_path, *options, "trainer.rounds=3", "resume=auto")
+    assert ", 3 rounds, of which 1 are done; head:" in capsys.readouterr().out
 
 
 def test_network_and_solver_are_lines_below() -> None:

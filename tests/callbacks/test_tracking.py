@@ -76,6 +76,23 @@ def test_wandb_holds_every_round_once_across_a_resume(tmp_path: Path) -> None:
     assert any(record["type"] == "metric" and record["metric"].get("step_metric") == "round" for record in records)
 
 
+def test_a_run_that_is_offline_for_want_of_a_login_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(name: str, *options: str) -> list[str]:
+        caplog.clear()
+        simulate(tmp_path / name, "method=local", "trainer.rounds=1", "logger=wandb", *options)
+        return [record.message for record in caplog.records if "recording offline" in record.message]
+
+    assert said("a") == [
+        "W&B: there is no login (`wandb login`, or WANDB_API_KEY); recording offline, upload later: fedpurin sync "
+        f"{tmp_path / 'a'}"
+    ]
+    assert said("b", "logger.wandb.mode=offline") == []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert said("c") == []
+
+
 def test_a_run_that_wandb_missed_is_filled_in(tmp_path: Path) -> None:
     options = ("method=local", "checkpoint.every=1")
     simulate(tmp_path, *options, "trainer.rounds=2")
@@ -95,7 +112,7 @@ def test_wandb_may_be_open_before_the_first_round_ends(tmp_path: Path, caplog: p
         def on_client_end(self) -> None:
             assert opened.wait(30)
 
-    simulate(tmp_path, "method=local", callbacks=[Opened(), Waits()])
+    simulate(tmp_path, "method=local", callbacks=[Opened(mode="offline"), Waits()])
     assert histories(tmp_path) == [[0, 1]]
     assert "W&B: " not in caplog.text
 
@@ -345,7 +362,7 @@ def test_a_full_disk_for_wandb_is_one_warning(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (small_disk / "wandb/filler").write_bytes(bytes((2048 - left_kib) * 1024))
-    result = simulate(small_disk, f"method={method}", "logger=wandb", "trainer.rounds=5")
+    result = simulate(small_disk, f"method={method}", "logger=wandb", "logger.wandb.mode=offline", "trainer.rounds=5")
     assert result.summary["status"] == "finished"
     assert len((small_disk / "metrics.jsonl").read_text().splitlines()) == 5
     assert len((small_disk / "clients.csv").read_text().splitlines()) == 1 + 5 * 4

@@ -34,6 +34,21 @@ def test_runs_are_counted_and_failures_told(tmp_path: Path, capsys: pytest.Captu
     assert f"1 failed: fedpurin sweep status {tmp_path}\ncompare them: fedpurin report {tmp_path}\n" in out
 
 
+def test_a_sweep_that_is_stopped_says_how_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Multirun(3)
+    sweep.stop()
+    assert capsys.readouterr().err == ""  # it has not begun
+    (tmp_path / "0").mkdir()
+    sweep.begin(["seed=1"], tmp_path)
+    sweep.end(tmp_path / "0")
+    sweep.begin(["seed=2"], tmp_path)
+    capsys.readouterr()
+    sweep.stop()
+    assert capsys.readouterr().err == (
+        f"fedpurin: the sweep has 1 of 3 runs; the rest, with the commands for them: fedpurin sweep status {tmp_path}\n"
+    )
+
+
 def test_a_sweep_that_grows_keeps_its_folders(tmp_path: Path) -> None:
     for name, method, seed in (("0", "a", 1), ("1", "a", 2), ("2", "b", 1), ("3", "b", 2)):
         (tmp_path / name / ".hydra").mkdir(parents=True)
