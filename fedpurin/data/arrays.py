@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from fedpurin.config import ConfigError, DataConfig
 from fedpurin.data.assemble import Columns, assemble, finite, hold_out, owners_of, root_of, targets_of
 from fedpurin.data.dataset import LabelledData, refuse_scaling
+from fedpurin.data.images import check_order
 from fedpurin.data.samples import Stacked
 
 _LAYOUT = "x, y and optionally client; or x_train, y_train, x_test, y_test and optionally client_train, client_test"
@@ -127,7 +128,9 @@ def _check_lengths(path: Path, part: Columns) -> None:
 
 def _inputs(x: NDArray[Any], path: Path) -> Tensor:
     if x.dtype == np.uint8 and x.ndim in (3, 4):
-        return torch.from_numpy(x[:, None] if x.ndim == 3 else x)
+        images = torch.from_numpy(x[:, None] if x.ndim == 3 else x)
+        check_order(images, f"data.root={path}: the images")
+        return images
     return _numbers("x", x, path)
 
 

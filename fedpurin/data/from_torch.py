@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 
 from fedpurin.config import ConfigError
 from fedpurin.data.dataset import LabelledData, labelled_data, refuse_scaling
+from fedpurin.data.images import check_order
 from fedpurin.data.samples import Collate, Collated, Samples, Stacked
 
 LABEL_KEYS = ("label", "labels", "y", "target", "targets")
@@ -182,6 +183,7 @@ def _pair(inputs: Tensor, targets: Tensor, split: str) -> tuple[Tensor, Tensor]:
                 f"the {split} samples are {list(inputs.shape[1:])} uint8, which stands for images [C, H, W]; "
                 "convert other samples to float32"
             )
+        check_order(inputs, f"the {split} samples")
     elif inputs.is_complex():
         raise ConfigError(f"the {split} samples are {inputs.dtype}; integers or a floating type are possible")
     elif inputs.is_floating_point() and not (whole := inputs.flatten(1).isfinite().all(1)).all():

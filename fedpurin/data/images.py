@@ -1,6 +1,6 @@
 """The shape that decoded images are brought to: colour channels and side, by `data.channels` and `data.image_size`.
 
-Owns: conversion between grey and colour, and resizing with a centre crop. Does not own: decoding, and the
+Owns: the order of dims, conversion between grey and colour, and resizing with a centre crop. Does not own: decoding, and the
 random crops of training (pool.py).
 """
 
@@ -10,10 +10,25 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedpurin.config import DataConfig
+from fedpurin.config import ConfigError, DataConfig
 
 _LUMA = (19_595, 38_470, 7_471)  # ITU-R 601's 0.299, 0.587, 0.114 in 1/2¹⁶, as PIL has them: white stays white
 _CHUNK = 1024  # images resized at a time: the float copy inside stays small
+
+
+def check_order(images: UInt8[Tensor, "n c h w"], what: str) -> None:
+    """Refuse images [n, H, W, C], as many programs keep them: read as [n, C, H, W] they would be H channels of W×C.
+
+    Raises:
+        ConfigError: the last dim may be colours and the first may not.
+    """
+    colours, (first, _, last) = (1, 3), images.shape[1:]
+    if last in colours and first not in colours and min(images.shape[1:3]) > max(colours):
+        order = " × ".join(map(str, images.shape[1:]))
+        raise ConfigError(
+            f"{what} are {order} uint8, and images are [C, H, W]: move the colours in front (of an array of all images: "
+            f"x.transpose(0, 3, 1, 2)); what really has {first} channels is to be float32"
+        )
 
 
 def conform(images: UInt8[Tensor, "n c h w"], config: DataConfig) -> UInt8[Tensor, "n c2 h2 w2"]:

@@ -88,6 +88,11 @@ def test_arrays_and_grey_uint8_tensors_get_a_channel() -> None:
         ),
         (Listed([(torch.zeros(1, dtype=torch.uint8), 0)]), Listed([(torch.zeros(1), 0)]), "stands for images"),
         (
+            Listed([(np.zeros((32, 32, 3), dtype=np.uint8), 0)]),
+            Listed([(np.zeros((32, 32, 3), dtype=np.uint8), 0)]),
+            r"training samples are 32 × 32 × 3 uint8, and images are \[C, H, W\]",
+        ),
+        (
             TensorDataset(torch.zeros(2, 1), torch.zeros(2)),
             Listed([(torch.zeros(1), 0)]),
             r"test targets \[\] torch.int64",

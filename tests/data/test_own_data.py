@@ -116,6 +116,20 @@ def test_numbers_are_used_as_they_are_and_that_is_said(tmp_path: Path, caplog: p
             load(DataConfig(name="arrays", root=str(tmp_path / "a.npz"), normalise="unit"), 0)
 
 
+@pytest.mark.parametrize(("shape", "inputs"), [((8, 8), (1, 8, 8)), ((3, 8, 8), (3, 8, 8)), ((1, 2, 3), (1, 2, 3))])
+def test_arrays_of_images(tmp_path: Path, shape: tuple[int, ...], inputs: tuple[int, ...]) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, *shape), dtype=np.uint8), y=[0, 1] * 5)
+    data = load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+    assert data.train.inputs.shape[1:] == inputs
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_arrays_of_images_whose_colours_come_last_are_named(tmp_path: Path, colours: int) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 8, 6, colours), dtype=np.uint8), y=[0, 1] * 5)
+    with pytest.raises(ConfigError, match=rf"images are 8 × 6 × {colours} uint8, .* x\.transpose\(0, 3, 1, 2\)"):
+        load(DataConfig(name="arrays", root=str(tmp_path / "a.npz")), 0)
+
+
 def test_arrays_with_sparse_labels(tmp_path: Path) -> None:
     x = np.arange(20).reshape(10, 2)
     np.savez(tmp_path / "a.npz", x_train=x, y_train=[7, 500] * 5, x_test=x[:2], y_test=[500, 7])
