@@ -79,10 +79,11 @@ def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
     """What the user has to do for the model to give what was measured; nothing of a checkpoint that does not tell."""
     if "class" not in use:
         return []
-    name = use["class"].rpartition(".")[2]
+    package, _, name = use["class"].rpartition(".")
     lacking = "".join(f", {argument}=..." for argument in use["not_stored"])
     strict = ", strict=False" if use["added_keys"] else ""
-    lines = [f"load:          {name}.load_from_checkpoint({str(path)!r}{lacking}{strict})"]
+    lines = [f"class:         from {package} import {name}"] if package and package != "__main__" else []
+    lines += [f"load:          {name}.load_from_checkpoint({str(path)!r}{lacking}{strict})"]
     for argument, size in use.get("found", {}).items():
         lines.append(
             f"               ({argument}={size} was found by the weights' shapes: {name} recorded no arguments)"
@@ -96,7 +97,8 @@ def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
         lines.append("inputs:        as the data set gives them")
     else:
         mean, std = ([round(value, 4) for value in scale[part]] for part in ("mean", "std"))
-        lines.append(f"inputs:        (pixel - mean) / std for each channel, pixels 0-255, mean {mean}, std {std}")
+        lines.append(f"inputs:        (pixel - mean) / std for each channel, mean {mean}, std {std};")
+        lines.append("               pixels as the data set stores them: 0-255, of digits 0-16")
     if shape := use.get("image_shape"):
         lines.append(f"images:        {shape[0]} channels, {shape[1]} x {shape[2]} pixels, as the run brought them to")
     measured = ", ".join(f"{stem} {value:.4g}" for stem, value in use["measured"].items() if value is not None)

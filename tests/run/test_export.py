@@ -153,6 +153,8 @@ def test_the_reported_accuracy_can_be_measured_again(
     assert about["measured"]["accuracy"] == reported
     assert f"accuracy {reported:.4g} on its {len(chosen)} test samples" in out
     assert "images:        1 channels, 8 x 8 pixels" in out
+    assert "class:         from lightning_modules.classifier import ImageClassifier\n" in out
+    assert "pixels as the data set stores them: 0-255, of digits 0-16" in out
 
 
 def test_raw_rows_of_a_table_are_coded_by_what_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
