@@ -33,7 +33,7 @@ examples
   fedpurin report sweeps/a sweeps/b --out paper        several, side by side
   fedpurin report sweeps/beta --x method.beta          another option as the x axis of part 3
   fedpurin report sweeps/a --value accuracy/sparse     judged by the models as sent
-  fedpurin report sweeps/a --value loss --mode min     or by what your validation_step logged
+  fedpurin report sweeps/a --value mse --mode min      or by what your validation_step logged
   fedpurin report sweeps/a --style ieee                figures for a column of a paper
 
 what it writes

@@ -147,6 +147,8 @@ def asked_headline(value: str, mode: str | None, recorded: Iterable[str], own: I
             raise ConfigError(f"--value {value} --mode min: of an accuracy more is better")
         return found
     modes = {head.mode for head in own if head.stem == found.stem}
+    if mode is None and not modes and "loss" in found.stem.lower():
+        modes = {"min"}
     if mode is None and len(modes) != 1:
         raise ConfigError(f"--value {value}: add --mode max where more of it is better, --mode min where less")
     return replace(found, mode="min" if (mode or modes.pop()) == "min" else "max")

@@ -49,12 +49,14 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         ("accuracy/merged", None, Headline("accuracy", "max", "merged")),
         ("mse", "min", Headline("test/mse", "min")),
         ("test/mse", "max", Headline("test/mse", "max")),
+        ("loss", None, Headline("test/loss", "min")),
+        ("loss", "max", Headline("test/loss", "max")),
         ("mse/sparse", "min", Headline("test/mse", "min", "sparse")),
         ("test/mse/personalized", "min", Headline("test/mse", "min")),
     ],
 )
 def test_a_value_is_named_as_recorded_or_shorter(value: str, mode: str | None, expected: Headline) -> None:
-    assert asked_headline(value, mode, RECORDED, [Headline()]) == expected
+    assert asked_headline(value, mode, (*RECORDED, "test/loss/personalized"), [Headline()]) == expected
 
 
 def test_the_way_round_is_what_a_run_says_or_the_reader(tmp_path: Path) -> None:
