@@ -35,7 +35,7 @@ HYDRA_TAKES = ("config", "cfg", "info", "package", "c", "i", "p")
 EXAMPLES = """\
   fedpurin                                        10 clients on digits, FedPURIN
   fedpurin method=fedavg seed=3                   another method, another seed
-  fedpurin data=fashion_mnist model=resnet8 partition.alpha=0.1
+  fedpurin data=fashion_mnist partition.train_per_client=100 partition.alpha=0.1
   fedpurin experiment=paper_fashion_mnist trainer.rounds=3
   fedpurin -m method=local,fedavg,fedpurin seed=1,2,3"""
 
