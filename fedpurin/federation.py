@@ -121,7 +121,7 @@ class Federation:
         self._call("on_round_fits_end")
 
         # Clients that diverged keep their last good state and send nothing.
-        this_round = self._round(number, self._without_diverged(number, fits))
+        this_round = self._round(number, self._without_diverged(chosen, fits))
         if evaluates and self.method.needs_masks:
             for block in self.executor.blocks(this_round.clients):
                 with self._stage("sparse evaluation", block, number):
@@ -170,20 +170,20 @@ class Federation:
                 number + 1,
             )
 
-    def _without_diverged(self, number: int, fits: Mapping[int, FitResult]) -> list[int]:
-        """Agree over all ranks on who goes on, and name the others."""
-        reports = {client_id: fit.diverged for client_id, fit in fits.items()}
-        everyone = {
-            client_id: why for part in self.processes.gather_objects(reports) for client_id, why in part.items()
-        }
-        diverged = {client_id: why for client_id, why in sorted(everyone.items()) if why is not None}
+    def _without_diverged(self, chosen: Round, fits: Mapping[int, FitResult]) -> list[int]:
+        """Agree over all ranks on who of the chosen goes on, and name the others."""
+        number, own = chosen.number, {i: fit.diverged for i, fit in fits.items() if fit.diverged is not None}
+        if not self.processes.is_any(bool(own)):
+            return list(chosen.ids)
+        everywhere = {i: why for part in self.processes.gather_objects(own) for i, why in part.items()}
+        diverged = dict(sorted(everywhere.items()))
         for client_id, why in diverged.items():
             message = f"client {client_id} diverged in round {number + 1}: {why}"
             if self.config.trainer.on_divergence == "stop":
                 raise RunError(f"{message}; trainer.on_divergence=stop ends the run")
             if self.processes.rank == 0:
                 log.warning("%s; it keeps its last good state and sends nothing this round", message)
-        return sorted(client_id for client_id in everyone if client_id not in diverged)
+        return [client_id for client_id in chosen.ids if client_id not in diverged]
 
     def _evaluates(self, number: int) -> bool:
         last = number == self.config.trainer.rounds - 1

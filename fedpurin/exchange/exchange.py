@@ -73,8 +73,6 @@ class Exchange:
         shared, opened = share_masks(self.setting, masks, Kind.UPDATE if direct else Kind.MASK)
         if direct:
             self._opened = opened
-        else:
-            close_masks(self.setting, opened)
         return shared
 
     def combine(

@@ -28,22 +28,27 @@ def share_masks(
     setting: Setting, masks: Masks, kind: Kind
 ) -> tuple[dict[int, UInt8[Tensor, " packed"]], dict[int, Channel]]:
     """Every participant's mask, decoded, and the opened messages: all participants', as this rank reads them."""
-    span, parameters = setting.grid.whole, setting.parameters()
+    span, parameters, size = setting.grid.whole, setting.parameters(), setting.layout.size
+    table_bytes = BLOCK_ENTRY_BYTES * span.num_blocks
+    end = HEADER_BYTES if kind is Kind.MASK else 0  # others end with values, and the header comes with those
     channels = {client: Channel(kind, client, setting.round) for client in setting.participants}
     shared: dict[int, Tensor] = {}
     for batch in setting.batches(mask_message_bytes(setting.layout, span.num_blocks)):
         own = setting.processes.owned(batch)
         packed = torch.stack([masks[client] for client in own]) if own else parameters[None, :][:0]
         encoded = dict(zip(own, encode_indices(packed, parameters, span), strict=True))
-        arrived = setting.gather({client: torch.cat([index.table, index.index]) for client, index in encoded.items()})
-        tables = [message[: BLOCK_ENTRY_BYTES * span.num_blocks] for message in arrived.values()]
-        indices = [message[BLOCK_ENTRY_BYTES * span.num_blocks :] for message in arrived.values()]
-        for client, table, index in zip(arrived, tables, indices, strict=True):
-            if client in encoded:
-                channels[client].add_index(encoded[client])
-            else:
+        for client, written in encoded.items():
+            channels[client].add_index(written)
+        headers = {j: [channels[j].header_tensor(size, packed.device)] if end else [] for j in own}
+        arrived = setting.gather(batch, {j: torch.cat([i.table, i.index, *headers[j]]) for j, i in encoded.items()})
+        split = [message.tensor_split([table_bytes, len(message) - end]) for message in arrived.values()]
+        tables, indices = [table for table, _, _ in split], [index for _, index, _ in split]
+        for client, (table, index, header) in zip(arrived, split, strict=True):
+            if client not in encoded:
                 channels[client].add(Section.TABLE, table)
                 channels[client].add(Section.INDEX, index)
+                if end:
+                    channels[client].check(header.cpu().numpy().tobytes(), size)
         shared |= zip(arrived, decode_indices(tables, indices, parameters, span), strict=True)
     for client in setting.own:
         setting.file_upload(channels[client], "mask")

@@ -127,6 +127,14 @@ class Processes:
         data = torch.frombuffer(bytearray(encode_object(item)), dtype=torch.uint8)
         return [decode_object(piece.numpy().tobytes()) for piece in self.all_gather(data)]
 
+    def is_any(self, flag: bool) -> bool:
+        """Whether the flag is set on some rank."""
+        flags = torch.tensor([flag])
+        if self.size > 1:
+            with self._watch("all-reduce"):
+                dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._control)
+        return bool(flags)
+
     def broadcast_object(self, item: Item) -> Item:
         """Rank 0's item on every rank."""
         if self.size == 1:

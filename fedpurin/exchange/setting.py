@@ -1,6 +1,6 @@
 """The setting of a round in which messages travel, and what every kind of exchange does with them.
 
-Owns: buckets, values on their way from the clients to the ranks that sum them, headers at the end, entries in the ledger.
+Owns: buckets, values on their way from the clients to the ranks that sum them, headers behind them, entries in the ledger.
 Does not own: which messages there are (`masks.py`, `sparse.py`, `dense.py`, `whole.py`), one message (`wire/channel.py`).
 """
 
@@ -18,6 +18,7 @@ from fedpurin.exchange.processes import Processes
 from fedpurin.exchange.wire.bits import compress, count, expand_into
 from fedpurin.exchange.wire.blocks import BlockGrid, Span, grid_of
 from fedpurin.exchange.wire.channel import Channel, view_values
+from fedpurin.exchange.wire.costs import HEADER_BYTES
 from fedpurin.exchange.wire.header import DecodeError, ValueType
 from fedpurin.exchange.wire.index import decode_indices, encode_indices
 from fedpurin.parallel import map_items
@@ -72,20 +73,28 @@ class Setting:
         for first in range(0, len(self.participants), at_a_time):
             yield self.participants[first : first + at_a_time]
 
-    def gather(self, pieces: Mapping[int, UInt8[Tensor, " _"]]) -> dict[int, UInt8[Tensor, " _"]]:
-        """Own clients' bytes on every rank, by client in ascending id. A collective."""
-        lengths = self.processes.gather_objects({client: piece.numel() for client, piece in pieces.items()})
+    def gather(
+        self, clients: Sequence[int], pieces: Mapping[int, UInt8[Tensor, " _"]]
+    ) -> dict[int, UInt8[Tensor, " _"]]:
+        """The bytes of each of `clients` on every rank, of which own clients' are `pieces`. A collective."""
+        own = [pieces[client] for client in self.processes.owned(clients)]
+        lengths = torch.tensor([piece.numel() for piece in own], dtype=torch.int64, device=self.processes.device)
         arrived: dict[int, Tensor] = {}
-        for announced, part in zip(lengths, self.processes.all_gather(self.join(pieces.values())), strict=True):
-            arrived.update(zip(announced, part.split_with_sizes(list(announced.values())), strict=True))
-        return dict(sorted(arrived.items()))
+        for rank, part in enumerate(self.processes.all_gather(self.join([lengths.view(torch.uint8), *own]))):
+            there = [client for client in clients if self.processes.owner(client) == rank]
+            announced, rest = part.tensor_split([lengths.itemsize * len(there)])
+            arrived |= zip(there, rest.split_with_sizes(announced.clone().view(torch.int64).tolist()), strict=True)
+        return {client: arrived[client] for client in clients}
 
     def join(self, pieces: Iterable[UInt8[Tensor, " _"]]) -> UInt8[Tensor, " all"]:
         """Pieces one after the other, on this rank's device also where there are none."""
         return torch.cat([torch.empty(0, dtype=torch.uint8, device=self.processes.device), *pieces])
 
     def deliver(self, channels: Mapping[int, Channel], sent: Sequence[int]) -> None:
-        """Bring the headers of the messages that own clients `sent` to every rank, and check the others'. A collective."""
+        """Bring the headers of the messages that own clients `sent` to every rank, and check the others'. A collective.
+
+        For messages that end without values: those with values bring theirs along.
+        """
         headers = {client: channels[client].header(self.layout.size) for client in sent}
         for part in self.processes.gather_objects(headers):
             for client in part.keys() & channels.keys():
@@ -119,32 +128,45 @@ class Uploads:
     def gather(
         self, span: Span, vectors: Vectors, sent: UInt8[Tensor, "here bytes"]
     ) -> Float32[Tensor, "here positions"]:
-        """What arrives of the values at the positions `sent[k]` of client `here[k]`; zeros elsewhere."""
+        """What arrives of the values at the positions `sent[k]` of client `here[k]`; zeros elsewhere.
+
+        The last bucket completes the messages: to other ranks it also brings their headers, which are checked there.
+        """
         setting, here, rank = self.setting, self.here, self.setting.processes.rank
         value_type, own = setting.value_type, setting.own
+        end = HEADER_BYTES if span.last == setting.grid.num_blocks else 0
         masks = dict(zip(here, sent, strict=True))
         rows = span.rows(self._memory, len(here))
         places = dict(zip(here, rows.zero_(), strict=True))
 
-        def write(client: int) -> Tensor:
-            return self.channels[client].write_values(compress(span.of(vectors[client]), masks[client]), value_type)
+        def write(client: int) -> list[Tensor]:
+            """The values, and the header that follows the last of them."""
+            channel = self.channels[client]
+            values = channel.write_values(compress(span.of(vectors[client]), masks[client]), value_type)
+            return [values, channel.header_tensor(setting.layout.size, values.device)] if end else [values]
 
-        pieces = dict(zip(own, map_items(write, own), strict=True))
+        written = dict(zip(own, map_items(write, own), strict=True))
         outgoing = [
-            setting.join([] if other == rank else [pieces[j] for j in own if j in needed])
+            setting.join(piece for j in own if other != rank and j in needed for piece in written[j])
             for other, needed in enumerate(map(set, self.needed))
         ]
+        pieces = {client: values for client, (values, *_) in written.items()}
         for other, part in enumerate(setting.processes.all_to_all(outgoing)):
             clients = [j for j in here if setting.processes.owner(j) == other != rank]
-            lengths = [value_type.num_bytes * count(masks[j]) for j in clients]
+            lengths = [value_type.num_bytes * count(masks[j]) + end for j in clients]
             if sum(lengths) != part.numel():
-                raise DecodeError(f"rank {other} sent {part.numel()} value bytes; {sum(lengths)} were asked for")
+                raise DecodeError(f"rank {other} sent {part.numel()} bytes of values; {sum(lengths)} were asked for")
             pieces.update(zip(clients, part.split_with_sizes(lengths), strict=True))
 
         def read(client: int) -> None:
-            at_home = setting.processes.owner(client) == rank
-            decode = view_values if at_home else self.channels[client].read_values
-            expand_into(places[client], masks[client], decode(pieces[client], value_type).to(torch.float32))
+            if setting.processes.owner(client) == rank:
+                values = view_values(pieces[client], value_type)
+            else:
+                piece, header = pieces[client].tensor_split([len(pieces[client]) - end])
+                values = self.channels[client].read_values(piece, value_type)
+                if end:
+                    self.channels[client].check(header.cpu().numpy().tobytes(), setting.layout.size)
+            expand_into(places[client], masks[client], values.to(torch.float32))
 
         map_items(read, here)
         return rows

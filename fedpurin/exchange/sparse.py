@@ -117,9 +117,8 @@ class SparseRound:
             self._return_rest(span, masks, rows)
 
     def close(self) -> None:
-        """Complete every message, check those from other ranks against their headers, and file the bytes."""
+        """Complete the server's messages, and file the bytes of all."""
         headed = [j for j in self.own if self.direct or self.sent[j].lengths[Section.VALUES]]
-        self.setting.deliver({j: self.sent[j] for j in self.here}, headed)
         for k, i in enumerate(self.own):
             if i in headed:
                 self.setting.file_upload(self.sent[i], "values")

@@ -76,7 +76,7 @@ def _travel(
     worst = 2 * VALUE_BYTES["float32"] * setting.layout.length  # no message is as long
     for batch in setting.batches(worst):
         written = {client: _write(setting, client, updates[client]) for client in setting.processes.owned(batch)}
-        arrived = setting.gather({client: data for client, (data, _) in written.items()})
+        arrived = setting.gather(batch, {client: data for client, (data, _) in written.items()})
         counted = setting.processes.gather_objects({client: dict(kinds) for client, (_, kinds) in written.items()})
         by_encoding = {client: kinds for part in counted for client, kinds in part.items()}
         for client, data in arrived.items():

@@ -129,6 +129,10 @@ class Channel:
         ).opening()
         return opening + self.checksum(opening).to_bytes(CHECKSUM_BYTES, "little")
 
+    def header_tensor(self, size: int, device: torch.device) -> UInt8[Tensor, " header"]:
+        """`header` where it is sent with the sections."""
+        return torch.frombuffer(bytearray(self.header(size)), dtype=torch.uint8).to(device)
+
     def check(self, data: bytes, size: int) -> None:
         """Compare what was read, and what was waited for, with the header that arrived.
 

@@ -82,8 +82,7 @@ def encode_counted(
         sections[Section.COUNTS] = counts.view(torch.uint8)
     pieces = [sections[section] for section in sorted(sections)]
     device = pieces[0].device if pieces else torch.device("cpu")
-    opening = torch.frombuffer(bytearray(channel.header(layout.size)), dtype=torch.uint8).to(device)
-    return torch.cat([opening, *pieces]), channel.by_encoding
+    return torch.cat([channel.header_tensor(layout.size, device), *pieces]), channel.by_encoding
 
 
 def decode(
