@@ -142,7 +142,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
-        known = config_groups().get(group.split("/")[0], [])
+        known = sorted({*config_groups().get(group.split("/")[0], []), *_own_choices(group, overrides)})
         meant = did_you_mean(choice, known)
         return f"{group}={choice}: there is no such choice; {group} can be {', '.join(known)}{meant}"
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -174,6 +174,13 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         group = bad.partition("=")[0]
         return f"{bad}: there is no such choice; {group} can be {', '.join(groups[group])}"
     return " ".join(str(error).split())[:300]
+
+
+def _own_choices(group: str, overrides: Sequence[str]) -> list[str]:
+    """The choices of a group in the user's folders of configurations (`--config-dir`)."""
+    given = " ".join(item for item in overrides if item.startswith("hydra.searchpath="))
+    folders = [Path(path) / group for path in re.findall(r"file://([^'\",\]]+)", given)]
+    return [path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")]
 
 
 def _first_bad(text: str, overrides: Sequence[str]) -> str:

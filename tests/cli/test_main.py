@@ -172,6 +172,10 @@ def test_a_run_with_own_configurations_is_checked_before_hydra_writes(
     assert main([*flag, "method=mine", "trainer.rounds=0", f"hydra.run.dir={tmp_path}/new"]) == 2
     assert "trainer.rounds=0 is not possible" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    (tmp_path / "own" / "method" / "mine_too.yaml").write_text("_target_: fedpurin.methods.FedAvg\n")
+    assert main(["--config-dir", f"{tmp_path}/own", "method=mine_to", f"hydra.run.dir={tmp_path}/new"]) == 2
+    assert capsys.readouterr().err.endswith("; did you mean mine_too?\n")
     assert main(["--config-dir", f"{tmp_path}/none", f"hydra.run.dir={tmp_path}/new"]) == 2
     assert capsys.readouterr().err.endswith(f"--config-dir {tmp_path}/none: there is no such folder\n")
 
