@@ -90,7 +90,7 @@ def train(arguments: Sequence[str]) -> None:
     from fedpurin.run.folder import as_first, is_default, is_interpolated, note, quoted, settle, withdraw
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
-    from fedpurin.run.slurm import slurm_world
+    from fedpurin.run.world import external_world
 
     is_sweep = bool({"-m", "--multirun"} & set(arguments))
     overrides = run_overrides([argument for argument in arguments if argument not in ("-m", "--multirun")])
@@ -98,6 +98,8 @@ def train(arguments: Sequence[str]) -> None:
         _run_hydra()
         return
     if is_sweep:
+        if not any(override.startswith("launcher=") for override in overrides):  # which starts processes elsewhere
+            external_world("auto")
         jobs = planned_jobs(overrides)
         whole = [[*job, *search_path(overrides)] for job in jobs]
         check_jobs(whole)  # before Hydra starts the first of them
@@ -120,7 +122,7 @@ def train(arguments: Sequence[str]) -> None:
             raise SystemExit(code)
         return
     config, run_dir = compose_config(overrides)
-    slurm_world(config.trainer.devices)
+    external_world(config.trainer.devices, config.trainer.num_nodes)
     if is_default(run_dir, overrides):
         run_dir = settle(run_dir)
     elif is_interpolated(overrides):
@@ -203,10 +205,15 @@ def _run_hydra(multirun: Multirun | None = None, before: Callable[[], None] | No
             if hydra_config.mode != RunMode.MULTIRUN and _is_lost_rank(failure):
                 raise SystemExit(_report_error(failure, code=1)) from failure
             error = failure
+        is_last = error is not None and _ranks_are_lost()
         if error is not None and (not follows or os.environ.get(FULL_ERROR) == "1"):
+            if is_last:
+                raise SystemExit(_report_error(error, code=1)) from error
             raise error  # Hydra's to report
         if multirun is not None and follows:
             multirun.end(run_dir, error)  # the sweep goes on with its other runs
+            if is_last:
+                raise SystemExit(multirun.lose_ranks()) from error
 
     task()
 
@@ -235,6 +242,11 @@ def _is_lost_rank(error: Exception) -> bool:
     """Whether another rank is why this one ends: it has said so itself, or cannot, and a traceback here says nothing."""
     exchange = sys.modules.get("fedpurin.exchange")  # torch, of which a mistake before it would wait to be told
     return exchange is not None and isinstance(error, exchange.RankLostError)
+
+
+def _ranks_are_lost() -> bool:
+    exchange = sys.modules.get("fedpurin.exchange")
+    return exchange is not None and bool(exchange.ranks_are_lost())
 
 
 def _report_error(error: Exception, code: int) -> int:

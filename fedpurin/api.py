@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError, name_of
 from fedpurin.data import LabelledData
+from fedpurin.exchange import close_at_exit
 from fedpurin.federation import Federation
 from fedpurin.metrics import headline
 from fedpurin.run.build import build
@@ -26,7 +27,7 @@ from fedpurin.run.lock import is_first_process
 from fedpurin.run.place import Place
 from fedpurin.run.reader import CLIENTS, read_summary
 from fedpurin.run.resume import how_to_continue
-from fedpurin.run.slurm import slurm_world
+from fedpurin.run.world import external_world
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,19 +138,19 @@ def simulate(
     config = replace(config, choices={group: name for group, name in config.choices.items() if group not in theirs})
     if is_first_process():
         say(remarks(config, overrides))
+    external_world(config.trainer.devices, config.trainer.num_nodes)
     if run_dir is not None:
         folder = Path(run_dir).expanduser()
     else:
-        slurm_world(config.trainer.devices)
         folder = settle(default_dir) if is_default(default_dir, overrides) else default_dir
     if is_first_process():
         note(folder)
+    close_at_exit()
     try:
         federation = build(
             config, folder, module=module, train=train, test=test, clients=clients, collate=collate, callbacks=callbacks
         )
         with Place(folder).explained():
-            federation.processes.close_at_exit()
             history = federation.run()
         return RunResult(folder, history, federation)
     except (ConfigError, KeyboardInterrupt):

@@ -134,6 +134,12 @@ class Multirun:
                 file=sys.stderr,
             )
 
+    def lose_ranks(self) -> int:
+        """What `close` does where the run that failed took its ranks with it, without whom no other can begin."""
+        line = f"fedpurin: the ranks ended with run {self._ended}, and the sweep with them"
+        print(line, file=sys.stderr, flush=True)
+        return self.close()
+
     def close(self) -> int:
         """The sweep's table and what comes next; 1 where a run failed, else 0."""
         from fedpurin.cli.list import describe, fitting_table, sort_rows, terminal_width

@@ -27,6 +27,7 @@ from fedpurin.run.resume import FREE, check_not_from_python
 from fedpurin.run.start import run
 from fedpurin.run.stored_config import read_config
 from fedpurin.run.trust import check_targets
+from fedpurin.run.world import external_world
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     if not given.trust:
         check_targets(stored, given.run_dir, given.overrides)
     config = with_overrides(stored, given.overrides)
+    external_world(config.trainer.devices, config.trainer.num_nodes)
 
     set_up_logging(given.run_dir)
     run(config, given.run_dir)

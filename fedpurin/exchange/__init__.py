@@ -5,7 +5,10 @@
 
 from fedpurin.exchange.exchange import Exchange
 from fedpurin.exchange.ledger import Ledger
-from fedpurin.exchange.processes import Processes, RankLostError
+from fedpurin.exchange.processes import Processes, RankLostError, close_at_exit, give_up_ranks, ranks_are_lost
 from fedpurin.exchange.whole import Received, Update
 
-__all__ = ["Exchange", "Ledger", "Processes", "RankLostError", "Received", "Update"]
+__all__ = [
+    "Exchange", "Ledger", "Processes", "RankLostError", "Received", "Update", "close_at_exit", "give_up_ranks",
+    "ranks_are_lost",
+]  # fmt: skip

@@ -14,6 +14,7 @@ import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -52,9 +53,12 @@ class Processes:
         self._control: Any = None
         self._data: Any = None
         self._heartbeat: Heartbeat | None = None
+        self.is_broken = False
+        """A rank has ended, or is about to, while others went on."""
         if self.size > 1:
-            for earlier in _open:
+            for earlier in _made:
                 earlier.stop()  # its run is over, and its signs of life are these ranks'
+            _made[:] = [self]
             timeout = timedelta(seconds=timeout_seconds)
             self._control = dist.new_group(backend="gloo", timeout=timeout)
             self._data = self._control if self.device.type == "cpu" else dist.new_group(timeout=timeout)
@@ -173,16 +177,10 @@ class Processes:
             self._heartbeat.stop()
         self._heartbeat = None
 
-    def close_at_exit(self) -> None:
-        """Close when the interpreter ends: a script or a sweep may have further runs, over the same process group."""
-        if self.size > 1:
-            if not _open:
-                atexit.register(_close_open)
-            _open.append(self)
-
     def announce(self, reason: str) -> None:
         """Before this rank ends: the others end too, quietly, and need not find out for themselves."""
         if self._heartbeat is not None:
+            self.is_broken = True
             self._heartbeat.announce(reason)
 
     @contextmanager
@@ -192,6 +190,7 @@ class Processes:
             yield
         except RuntimeError as error:
             assert self._heartbeat is not None
+            self.is_broken = True
             lost = self._heartbeat.find_lost()
             if self._heartbeat.reason is not None:
                 raise RankLostError(self._heartbeat.reason) from error
@@ -204,14 +203,34 @@ class Processes:
             ) from error
 
 
-_open: list[Processes] = []
-"""Of a script's or a sweep's runs; all have the one default process group."""
+_made: list[Processes] = []
+"""Those of the latest run that several ranks began."""
 
 
-def _close_open() -> None:
-    """What `close` does, for the processes of every run; a rank that is lost by now keeps nobody waiting."""
-    last = _open[-1]
-    for processes in _open[:-1]:
-        processes.stop()
-    with suppress(RuntimeError):
-        last.close()
+@cache
+def close_at_exit() -> None:
+    """Close when the interpreter ends: a script or a sweep may have further runs, over the one default process group.
+
+    Asked for before a run is built, so that one which every rank refuses leaves the group in order too.
+    """
+    atexit.register(_close_last)
+
+
+def _close_last() -> None:
+    """What `close` does, for the latest run's processes; a rank that is lost by now keeps nobody waiting."""
+    for last in _made:
+        if last.is_broken:
+            last.stop()
+        with suppress(RuntimeError):
+            last.close()
+
+
+def give_up_ranks() -> None:
+    """This rank leaves a run that the others go on with: they may wait for it in any collective."""
+    for last in _made:
+        last.is_broken = True
+
+
+def ranks_are_lost() -> bool:
+    """Whether the latest run ended so that its ranks cannot begin another one together."""
+    return any(last.is_broken for last in _made)

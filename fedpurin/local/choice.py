@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics import Metric
 
 from fedpurin.config import Config, ConfigError
 from fedpurin.data.samples import Collated
@@ -198,6 +199,8 @@ def _try(executor: CohortExecutor, plan: Callable[[Client, int], Plan]) -> str |
             for run, number in runs:
                 with _restored(trainer.module):  # all start from the same weights
                     outcomes.append(_fit_some(run, trainer, plan, count, number))
+                    if _updates_metrics(trainer):
+                        return "training_step updates a torchmetrics object, which has one state for all clients"
             clients = [trainer.new_client(client_id, torch.arange(count), torch.arange(1)) for client_id in (0, 1)]
             executor.evaluates_together = not any(
                 overridden(trainer.module, hook) for hook in EVALUATION_HOOKS
@@ -255,6 +258,15 @@ def _restored(module: nn.Module) -> Iterator[None]:
         for name, buffer in module.named_buffers():
             if name in others:
                 buffer.copy_(others[name])
+        for part in module.modules():
+            if isinstance(part, Metric):
+                part.reset()
+
+
+def _updates_metrics(trainer: LocalTrainer) -> bool:
+    """Whether a fit has logged torchmetrics objects, or left one that it has updated."""
+    metrics = [part for part in trainer.module.modules() if isinstance(part, Metric)]
+    return trainer.log.has_metrics or any(metric.update_called for metric in metrics)
 
 
 def _measures_alike(executor: CohortExecutor, clients: Sequence[Client]) -> bool:

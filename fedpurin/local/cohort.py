@@ -270,10 +270,12 @@ class CohortExecutor(SerialExecutor):
         def step(tensors: Tensors, batch: Any) -> Tensors:
             with self.trainer.log.collecting(length) as logged, self.trainer.counters.of_many():
                 functional_call(self._validation, _prefixed(tensors), (batch,))
-            if any(size != length for items in logged.values() for _, size in items):
+            if any(size != length for items in logged.values() for _, size, _ in items):
                 raise NotBatchable("validation_step logs with a batch_size of its own")
+            if any(reduction != "mean" for items in logged.values() for _, _, reduction in items):
+                raise NotBatchable("validation_step logs with a reduce_fx of its own")
             times.update({name: len(items) for name, items in logged.items()})
-            return {name: sum(torch.as_tensor(v).float() for v, _ in items) for name, items in logged.items()}  # type: ignore[misc]
+            return {name: sum(torch.as_tensor(v).float() for v, _, _ in items) for name, items in logged.items()}  # type: ignore[misc]
 
         with torch.no_grad():
             logged = vmap(step, randomness="different")(tensors, batch)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning import LightningModule
 
-from fedpurin.local.hooks import LIBRARIES
+from fedpurin.local.hooks import LIBRARIES, lightning_parts
 
 ATTRIBUTE = "_client_counters"
 NAMES = ("current_epoch", "global_step", "round")
@@ -80,8 +80,10 @@ def counting(own: type[LightningModule]) -> dict[str, Any]:
 
 
 def counters_of(module: LightningModule) -> Counters:
-    """The module's counts, made where it has none yet."""
+    """The module's counts, made where it has none yet; LightningModules inside it have the same."""
     counters: Counters = vars(module).setdefault(ATTRIBUTE, Counters())
+    for part in lightning_parts(module):
+        vars(part)[ATTRIBUTE] = counters
     return counters
 
 

@@ -19,9 +19,12 @@ from torchmetrics import Metric
 from fedpurin import metrics
 from fedpurin.config import ConfigError
 from fedpurin.data import Samples
+from fedpurin.local.hooks import lightning_parts
 
-Items = list[tuple[Any, int]]
-"""Logged values, each with the number of samples that it stands for."""
+Items = list[tuple[Any, int, str]]
+"""Logged values, each with the number of samples that it stands for and how several become one."""
+REDUCTIONS = {"mean": "mean", "avg": "mean", "max": "max", "min": "min", "sum": "sum"}
+"""Lightning's `reduce_fx`, by name."""
 
 
 class MetricLog:
@@ -33,8 +36,11 @@ class MetricLog:
     def __init__(self, module: LightningModule) -> None:
         self.batch_size = 1
         self._kept: dict[str, Items] | None = None
-        module.log = self._log  # type: ignore[method-assign]
-        module.log_dict = self._log_dict  # type: ignore[method-assign, assignment]
+        self._metrics: dict[int, Metric] = {}
+        self.has_metrics = False
+        """Whether training logs torchmetrics objects, which have one state for all clients."""
+        for part in (module, *lightning_parts(module)):
+            vars(part)["log"], vars(part)["log_dict"] = self._log, self._log_dict
 
     @contextmanager
     def collecting(self, batch_size: int = 1) -> Iterator[dict[str, Items]]:
@@ -45,10 +51,31 @@ class MetricLog:
         finally:
             self._kept = before
 
-    def _log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
+    def reset_metrics(self) -> None:
+        """An epoch of training is over: the torchmetrics objects that were logged in it begin anew, as Lightning has it."""
+        for metric in self._metrics.values():
+            metric.reset()
+        self._metrics.clear()
+
+    def _log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: Any = "mean",
+        *_: Any,
+        batch_size: int | None = None,
+        **__: Any,
+    ) -> None:
         if self._kept is not None:
             detached = value.detach() if isinstance(value, Tensor) else value
-            self._kept[name].append((detached, batch_size or self.batch_size))
+            self._kept[name].append((detached, batch_size or self.batch_size, _reduction(name, reduce_fx)))
+        if isinstance(value, Metric):
+            self._metrics[id(value)] = value
+            self.has_metrics = self.has_metrics or self._kept is None
 
     def _log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         for name, value in dictionary.items():
@@ -93,6 +120,13 @@ class Evaluation:
         return {names[name]: value for name, value in values.items()}
 
 
+def _reduction(name: str, reduce_fx: Any) -> str:
+    named = str(reduce_fx if isinstance(reduce_fx, str) else getattr(reduce_fx, "__name__", reduce_fx)).lower()
+    if named not in REDUCTIONS:
+        raise ConfigError(f"model: {name!r} is logged with reduce_fx={named}; possible are mean, max, min, sum")
+    return REDUCTIONS[named]
+
+
 def means(logged: Mapping[str, Items], step: str) -> dict[str, float]:
     """The mean of each logged name.
 
@@ -109,8 +143,12 @@ def _mean(name: str, items: Items, step: str) -> float:
             value = float(last.compute())
             last.reset()
             return value
-        weight = sum(size for _, size in items)
-        return float(sum(value * size for value, size in items)) / weight
+        values, reduction = [value for value, _, _ in items], items[0][2]
+        if reduction != "mean":
+            numbers = [float(value) for value in values]
+            return sum(numbers) if reduction == "sum" else max(numbers) if reduction == "max" else min(numbers)
+        weight = sum(size for _, size, _ in items)
+        return float(sum(value * size for value, size, _ in items)) / weight
     except (TypeError, ValueError, RuntimeError) as error:
         what = f"a tensor {list(last.shape)}" if isinstance(last, Tensor) else type(last).__name__
         raise ConfigError(f"model: {step} logged {name!r} as {what}; one number is possible ({error})") from None

@@ -7,8 +7,12 @@ when a hook is called (`trainer.py`).
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from lightning import LightningModule
+from torch import nn
 
 LIBRARIES = ("lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.nn.modules.module")
 STEPS = ("training_step", "validation_step")
@@ -18,6 +22,11 @@ BATCH_HOOKS = (
     "on_before_optimizer_step", "configure_gradient_clipping", "on_train_batch_end",
 )  # fmt: skip
 """Called around every step, in Lightning's order, where the module has its own."""
+CALLED = (
+    "on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end",
+    "on_validation_epoch_start", "on_validation_epoch_end", "lr_scheduler_step", *BATCH_HOOKS,
+)  # fmt: skip
+"""All that a fit or an evaluation calls."""
 NOT_CALLED = (
     "optimizer_step", "optimizer_zero_grad", "backward", "configure_callbacks", "configure_sharded_model",
     "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "prepare_data",
@@ -39,6 +48,17 @@ def overridden(owner: Any, hook: str) -> bool:
         if hook in vars(base):
             return not f"{base.__module__}.".startswith(LIBRARIES)
     return False
+
+
+def is_lightning(module: nn.Module) -> bool:
+    """Whether it is a LightningModule, of either package."""
+    other = sys.modules.get("pytorch_lightning")  # who has one of its modules has imported it
+    return isinstance(module, LightningModule) or (other is not None and isinstance(module, other.LightningModule))
+
+
+def lightning_parts(module: nn.Module) -> list[nn.Module]:
+    """LightningModules inside this one, which log, clip and count as it does."""
+    return [part for part in module.modules() if part is not module and is_lightning(part)]
 
 
 def takes_batch_index(step: Callable[..., Any]) -> bool:

@@ -78,12 +78,18 @@ class Optimization:
                         f"logged {', '.join(sorted(values))}; clients are not validated while they fit: log it in "
                         "training_step, or monitor 'loss'"
                     )
-            if overridden(module, "lr_scheduler_step"):
-                module.lr_scheduler_step(schedule.scheduler, metric)
-            elif metric is None:
-                schedule.scheduler.step()
-            else:
-                schedule.scheduler.step(metric)
+            try:
+                if overridden(module, "lr_scheduler_step"):
+                    module.lr_scheduler_step(schedule.scheduler, metric)
+                elif metric is None:
+                    schedule.scheduler.step()
+                else:
+                    schedule.scheduler.step(metric)
+            except ValueError as error:  # OneCycleLR has an end
+                raise ConfigError(
+                    f"model: {type(schedule.scheduler).__name__} of {type(module).__name__}: {' '.join(str(error).split())} "
+                    "(schedules are made anew for every fit, of trainer.local_epochs epochs)"
+                ) from error
 
 
 def configured(module: LightningModule) -> Optimization:

@@ -29,7 +29,8 @@ from fedpurin.local.context import LossContext, set_loss_context
 from fedpurin.local.counters import counters_of
 from fedpurin.local.evaluation import Evaluation, MetricLog, means
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import BATCH_HOOKS, overridden
+from fedpurin.local.frozen import FrozenParts
+from fedpurin.local.hooks import BATCH_HOOKS, lightning_parts, overridden
 from fedpurin.local.optimizer import Optimization, configured
 from fedpurin.local.reach import Reach
 from fedpurin.seeding import seed_global, torch_generator
@@ -70,6 +71,8 @@ class LocalTrainer:
         self._round_number = 0
         self._hooks = frozenset(hook for hook in BATCH_HOOKS if overridden(module, hook))
         self._still = still_buffers(module)
+        self._frozen_parts = FrozenParts(module)
+        self._trained = [p for p in module.parameters() if p.requires_grad]
         self._has_batch_norm = any(isinstance(child, _BatchNorm) for child in module.modules())
 
     @property
@@ -127,10 +130,13 @@ class LocalTrainer:
             fit.prepare(client)
         self.load(client, client.vector_named(fit.start))
         self.round_number = round_number
+        for parameter in self._trained:  # an earlier client may have frozen some on its way
+            parameter.requires_grad_(True)
         # A client keeps one set of running statistics; other models are run with those.
         models = {name: self.space.views(vector) | client.buffers for name, vector in fit.models.items()}
         with self._frozen(fit.trains), set_loss_context(LossContext(models, fit.values)):
             loss, num_steps = (self._probe(client), 0) if fit.probes else self._run_epochs(client, fit)
+        self._frozen_parts.check()
         diverged = self.name_divergence(loss, bool(torch.isfinite(self.vector).all()))
         if diverged is None and fit.scored:
             try:
@@ -155,12 +161,16 @@ class LocalTrainer:
     def copy_of(self, client: Client) -> LightningModule:
         """A module of its own on the CPU, in evaluation mode, with the client's model and running statistics."""
         self.load(client)
-        attached = {name: vars(self.module).pop(name) for name in ("log", "log_dict", "_fabric", "_fabric_optimizers")}
+        parts = [self.module, *lightning_parts(self.module)]
+        names = ("log", "log_dict", "_fabric", "_fabric_optimizers")
+        attached = [{name: vars(part).pop(name) for name in names} for part in parts]
         try:
-            vars(self.module)["_fabric"], vars(self.module)["_fabric_optimizers"] = None, []
+            for part in parts:
+                vars(part).update(_fabric=None, _fabric_optimizers=[])
             module = copy.deepcopy(self.module)
         finally:
-            vars(self.module).update(attached)
+            for part, own in zip(parts, attached, strict=True):
+                vars(part).update(own)
         return module.cpu().eval()
 
     def num_batches(self, client: Client) -> int:
@@ -233,6 +243,7 @@ class LocalTrainer:
                 optimization.step(module, "epoch", epoch, plateau=False, logged=logged)
                 module.on_train_epoch_end()
                 optimization.step(module, "epoch", epoch, plateau=True, logged=logged)
+            self.log.reset_metrics()
             self.counters.current_epoch += 1
         module.on_train_end()
         if step == 0:  # the parameters still have the gradient of whoever was fitted here before

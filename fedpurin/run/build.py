@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from fedpurin.config import Config, ConfigError, explain_invalid
 from fedpurin.data import LabelledData, Pool, Samples, from_datasets, load, owned, partition
-from fedpurin.exchange import Exchange, Ledger, Processes
+from fedpurin.exchange import Exchange, Ledger, Processes, give_up_ranks
 from fedpurin.exchange.network import draw_links
 from fedpurin.federation import Federation
 from fedpurin.local.choice import choose_executor
@@ -77,7 +77,13 @@ def build(
         if is_first_process():
             lock.acquire()
             check_folder(config, run_dir)
-        federation = _assemble(config, run_dir, lock, module, train, test, clients, collate, callbacks)
+        try:
+            federation = _assemble(config, run_dir, lock, module, train, test, clients, collate, callbacks)
+        except ConfigError:
+            raise  # on every rank alike
+        except BaseException:
+            give_up_ranks()
+            raise
         undo.pop_all()
     return federation
 
@@ -160,7 +166,8 @@ def _assemble(
     check_fit(module, data.train, data.test)
     arguments = _with_shape(config.model, shape) if users is None else {}
     checkpointer.use = describe_use(module, *before[0], arguments, data)
-    check_single_samples(module, data.train, [len(indices) for indices in parts.train], config.trainer.batch_size)
+    sizes = ([len(indices) for indices in parts.train], [len(indices) for indices in parts.test])
+    check_single_samples(module, data.train, data.test, sizes, config.trainer.batch_size)
     method.check(space, config.trainer.clients_per_round or config.partition.num_clients)
     if config.trainer.channels_last:
         data = replace(data, train=_channels_last(data.train), test=_channels_last(data.test))

@@ -29,7 +29,7 @@ from fedpurin.exchange.peers import wake_when_parent_ends
 from fedpurin.run import starting
 from fedpurin.run.interruption import SIGNALS
 from fedpurin.run.lock import is_first_process
-from fedpurin.run.slurm import slurm_world
+from fedpurin.run.world import OWN_RANKS, external_world
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class PatientLauncher(_SubprocessScriptLauncher):
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self.cluster_environment.creates_processes_externally:
+            os.environ[OWN_RANKS] = str(self.num_processes)
             self._call_children_scripts()
             atexit.register(self._end_children)
             starting.before_exit.append(self._end_children)
@@ -164,14 +165,11 @@ def make_fabric(config: TrainerConfig, *, callbacks: Sequence[Any] = (), timeout
 
 def _world(config: TrainerConfig) -> tuple[int, int]:
     """Processes a node and nodes. Under torchrun or srun the launcher has decided; the options follow it."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return local, int(os.environ["WORLD_SIZE"]) // local
-    if world := slurm_world(config.devices):
+    if world := external_world(config.devices, config.num_nodes):
         return world
     if config.devices == "auto":
-        return (torch.cuda.device_count() or 1) if config.accelerator != "cpu" else 1, config.num_nodes
-    return config.devices, config.num_nodes
+        return (torch.cuda.device_count() or 1) if config.accelerator != "cpu" else 1, 1
+    return config.devices, 1
 
 
 def _accelerator(config: TrainerConfig, num_devices: int) -> str:

@@ -8,7 +8,6 @@ layers, and the trial steps that name a model that cannot take these data. Does 
 from __future__ import annotations
 
 import copy
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,14 +21,22 @@ from torch.nn.parameter import is_lazy
 from fedpurin.config import ConfigError
 from fedpurin.data import Samples
 from fedpurin.local.counters import counting
-from fedpurin.local.hooks import NOT_CALLED, REMOVED, STEPS, overridden, takes_batch_index, without_index
+from fedpurin.local.hooks import (
+    NOT_CALLED,
+    REMOVED,
+    STEPS,
+    is_lightning,
+    lightning_parts,
+    overridden,
+    takes_batch_index,
+    without_index,
+)  # fmt: skip
 from fedpurin.local.optimizer import configured
+from fedpurin.run.rehearsal import one_line, rehearse
 from fedpurin.seeding import derive_seed
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
 TRIAL_SAMPLES = 4
-NO_TRAINER = ("is not attached to a `Trainer`", "not available when using Fabric")
-"""What Lightning says to a module that asks for its Trainer."""
 
 
 def client_module(model: Any, *, of_user: bool) -> LightningModule:
@@ -53,7 +60,7 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
             raise ConfigError(
                 f"model: the run works on a copy of {name}, which cannot be copied: {one_line(error)}"
             ) from error
-    if not _is_lightning(model):
+    if not is_lightning(model):
         model = hydra.utils.get_class("lightning_modules.ImageClassifier")(model)
     for hook in (*STEPS, "configure_optimizers"):
         if not overridden(model, hook):
@@ -111,7 +118,13 @@ def check_fit(module: LightningModule, train: Samples, test: Samples) -> None:
     _try(module, train, test)
 
 
-def _try(module: LightningModule, train: Samples, test: Samples | None = None, count: int = TRIAL_SAMPLES) -> None:
+def _try(
+    module: LightningModule,
+    train: Samples,
+    test: Samples | None = None,
+    count: int = TRIAL_SAMPLES,
+    trains: bool = True,
+) -> None:
     trial, state = module, None
     try:
         trial = copy.deepcopy(module)
@@ -121,9 +134,16 @@ def _try(module: LightningModule, train: Samples, test: Samples | None = None, c
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(0, "check"))
         try:
-            _check_loss(module, _step(trial.train(), "training_step", train, count))
+            if trains:
+                output = _step(trial.train(), "training_step", train, count)
+                _check_loss(module, output)
+                if count == 1:
+                    _check_gradient(trial, output)
             if test is not None:
                 _step(trial.eval(), "validation_step", test, count)
+            if trains and test is not None and trial is not module:
+                batches = [pool.batches(torch.arange(min(count, pool.num_samples)), count) for pool in (train, test)]
+                rehearse(trial, *map(next, map(iter, batches)))
         finally:
             for child, mode in modes.items():
                 child.training = mode
@@ -142,30 +162,52 @@ def check_optimizers(module: LightningModule) -> None:
         raise ConfigError(f"{what}: {one_line(error).removeprefix('ValueError: ')}") from error
 
 
-def check_single_samples(module: LightningModule, pool: Samples, sizes: Sequence[int], batch_size: int) -> None:
-    """Batches of one sample: batch normalisation has no statistics there, unless feature maps are larger than a pixel."""
-    alone = [str(client) for client, size in enumerate(sizes) if size == 1]
+def check_single_samples(
+    module: LightningModule, train: Samples, test: Samples, sizes: tuple[Sequence[int], Sequence[int]], batch_size: int
+) -> None:
+    """Try batches of one sample where some client has them: a client's only sample, or what is left for its last batch.
+
+    Batch normalisation has no statistics there, unless feature maps are larger than a pixel; a fit leaves such a last
+    batch out (`LocalTrainer.num_batches`). Other models fail too (`squeeze`, a standard deviation over the batch).
+
+    Args:
+        sizes: training and test samples of each client.
+
+    Raises:
+        ConfigError: the model fails on them; names the clients.
+    """
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
-    if not norms or (batch_size > 1 and not alone):
-        return
-    try:
-        _try(module, pool, count=1)
-    except ConfigError as error:
-        if batch_size == 1:
-            raise ConfigError(f"trainer.batch_size=1: batch normalisation needs two samples; {error}") from None
-        named = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
-        raise ConfigError(
-            f"partition: client {named} has one training sample, and batch normalisation needs two; raise "
-            "partition.volume.floor or partition.train_per_client, or take fewer clients"
-        ) from None
+    last = [[size % batch_size == 1 % batch_size and size > 0 for size in of] for of in sizes]
+    only = [client for client, size in enumerate(sizes[0]) if size == 1]
+    left = [client for client, is_one in enumerate(last[0]) if is_one and client not in only]
+    tested = [client for client, is_one in enumerate(last[1]) if is_one]
+    left = [] if norms and batch_size > 1 else left
+    if only or left:
+        try:
+            _try(module, train, count=1)
+        except ConfigError as error:
+            what = "batch normalisation needs two" if norms else str(error)
+            if batch_size == 1:
+                raise ConfigError(f"trainer.batch_size=1: {what + ' samples' if norms else what}") from None
+            if only:
+                raise ConfigError(
+                    f"partition: client {_named(only)} has one training sample, and {what}; raise "
+                    "partition.volume.floor or partition.train_per_client, or take fewer clients"
+                ) from None
+            raise ConfigError(
+                f"trainer.batch_size={batch_size} leaves client {_named(left)} one training sample for the last batch; {what}"
+            ) from None
+    if tested:
+        try:
+            _try(module, test, test, count=1, trains=False)
+        except ConfigError as error:
+            raise ConfigError(
+                f"client {_named(tested)} has one test sample in a batch (trainer.batch_size={batch_size}); {error}"
+            ) from None
 
 
-def one_line(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-    text = text if len(text) < 300 else text[:297] + "…"
-    if any(sign in text for sign in NO_TRAINER):
-        text += " (a client has no Trainer; self.current_epoch, self.global_step and self.round count)"
-    return text
+def _named(clients: Sequence[int]) -> str:
+    return ", ".join(map(str, clients[:8])) + (f" and {len(clients) - 8} more" if len(clients) > 8 else "")
 
 
 def _step(module: LightningModule, step: str, pool: Samples, count: int = TRIAL_SAMPLES) -> Any:
@@ -197,6 +239,24 @@ def _check_loss(module: LightningModule, output: Any) -> None:
         )
 
 
+def _check_gradient(module: LightningModule, output: Any) -> None:
+    """One sample may have a loss and no gradient, or a loss that is no number."""
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if loss is None:
+        return
+    name = type(module).__name__
+    if not torch.isfinite(loss).all():
+        raise ConfigError(f"model: the loss that training_step of {name} returned is {float(loss.detach())}")
+    try:
+        loss.backward()
+    except Exception as error:
+        raise ConfigError(
+            f"model: the loss that training_step of {name} returned has no gradient: {one_line(error)}"
+        ) from error
+    finally:
+        module.zero_grad()
+
+
 def _shape_of(batch: Any) -> str:
     """What one sample of the batch is: its input's shape, or all of its parts where they are not a plain pair."""
     if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):
@@ -206,20 +266,50 @@ def _shape_of(batch: Any) -> str:
     return type(batch).__name__
 
 
-def _is_lightning(model: nn.Module) -> bool:
-    other = sys.modules.get("pytorch_lightning")  # who has one of its modules has imported it
-    return isinstance(model, LightningModule) or (other is not None and isinstance(model, other.LightningModule))
-
-
 def _adapted(model: Any) -> LightningModule:
-    """Give the copy a subclass of its own class: the base class, the signatures we call, and the counts.
+    """Give the copy a subclass of its own class: the base class, the signatures we call, the counts, what needs no Trainer.
 
-    The class keeps its name, and its methods win over everything added.
+    The class keeps its name, and its methods win over everything added. LightningModules inside it get the same.
     """
+    for part in lightning_parts(model):
+        _add(part, {})
     own = type(model)
-    bases = (own,) if isinstance(model, LightningModule) else (own, LightningModule)
-    added = {step: without_index(getattr(own, step)) for step in STEPS if not takes_batch_index(getattr(own, step))}
-    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    model.__class__ = type(own.__name__, bases, names | added | counting(own))
+    _add(
+        model, {step: without_index(getattr(own, step)) for step in STEPS if not takes_batch_index(getattr(own, step))}
+    )
     assert isinstance(model, LightningModule)
     return model
+
+
+def _add(module: Any, methods: Mapping[str, Any]) -> None:
+    own = type(module)
+    bases = (own,) if isinstance(module, LightningModule) else (own, LightningModule)
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    without_trainer = {name: value for name, value in WITHOUT_TRAINER.items() if not overridden(module, name)}
+    module.__class__ = type(own.__name__, bases, names | without_trainer | counting(own) | dict(methods))
+
+
+def _clip_gradients(
+    self: Any,
+    optimizer: Any,
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,
+) -> None:
+    """Lightning's helper, as it clips under a Trainer that was given nothing to clip by."""
+    if gradient_clip_val is None:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if gradient_clip_algorithm in (None, "norm"):
+        nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+    elif gradient_clip_algorithm == "value":
+        nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+    else:
+        raise ValueError(f"gradient_clip_algorithm={gradient_clip_algorithm!r}; 'norm' or 'value'")
+
+
+WITHOUT_TRAINER: Mapping[str, Any] = {
+    "logger": property(lambda self: None),
+    "loggers": property(lambda self: []),
+    "clip_gradients": _clip_gradients,
+}
+"""What Lightning asks its Trainer or Fabric for; a client has no logger of its own."""

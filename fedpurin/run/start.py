@@ -36,6 +36,7 @@ def run(config: Config, run_dir: Path, *, of_sweep: bool = False) -> None:
     if is_finished(config, run_dir):
         print(f"{run_dir}: finished already, with {config.trainer.rounds} rounds or more")
         return
+    from fedpurin.exchange import close_at_exit
     from fedpurin.run.build import build
     from fedpurin.run.interruption import Interrupted
     from fedpurin.run.record import diverged_from
@@ -46,6 +47,8 @@ def run(config: Config, run_dir: Path, *, of_sweep: bool = False) -> None:
     logging.captureWarnings(True)
     try:
         with Place(run_dir).explained() if run_dir.is_dir() else nullcontext():
+            if of_sweep:
+                close_at_exit()
             federation = build(config, run_dir)
             starting.over()
             try:
@@ -53,9 +56,7 @@ def run(config: Config, run_dir: Path, *, of_sweep: bool = False) -> None:
             except Interrupted:
                 federation.processes.close()
                 raise
-            if of_sweep:
-                federation.processes.close_at_exit()
-            else:
+            if not of_sweep:
                 federation.processes.close()
             since = diverged_from(federation) if federation.processes.rank == 0 else None
             if since is not None:

@@ -135,3 +135,45 @@ def test_a_sweep_with_a_folder_of_configurations_takes_the_way_of_any_other(tmp_
         "fedpurin: --config-dir nowhere: there is no such folder",
     )
     assert not (tmp_path / "multirun").exists()
+
+
+BREAKS = """
+import os
+from lightning_modules import ImageClassifier
+
+class Breaks(ImageClassifier):
+    def __init__(self, backbone, fails=False, **options):
+        super().__init__(backbone, **options)
+        self.fails = fails
+
+    def training_step(self, batch, batch_idx):
+        if self.fails and self.round == 1 and os.environ["LOCAL_RANK"] == "1":
+            raise RuntimeError("out of luck")
+        return super().training_step(batch, batch_idx)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_ranks_are_lost_ends_and_says_what_is_left(tmp_path: Path) -> None:
+    """Refused runs leave the ranks in order for the next one; a run that fails on one of them does not."""
+    (tmp_path / "own.py").write_text(BREAKS)
+    quick = ["trainer.rounds=2", "trainer.local_epochs=1", "partition.train_per_client=40", "partition.num_clients=2"]
+    options = [
+        *quick,
+        "trainer.devices=2",
+        "model._target_=own.Breaks",
+        "+model.fails=false,true",
+        "model.lr=-1,0.1,0.2",
+    ]
+    command = [sys.executable, "-m", "fedpurin", "-m", *options, "method=local", "hydra.sweep.dir=s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "run 1 of 6 refused: model: configure_optimizers of Breaks: Invalid learning rate: -1" in done.stderr
+    assert "run 5 of 6 failed: rank 1: " in done.stderr
+    assert "fedpurin: the ranks ended with run 5, and the sweep with them" in done.stderr
+    assert (
+        "fedpurin: the sweep has 5 of 6 runs; the rest, with the commands for them: fedpurin sweep status s"
+        in done.stderr
+    )
+    states = [run.state for run in find_runs(tmp_path / "s")]
+    assert states == ["refused", "done", "done", "refused", "failed", "missing"]

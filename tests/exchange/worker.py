@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from fedpurin.config import ExchangeConfig
-from fedpurin.exchange import Exchange, Ledger, Processes, Update
+from fedpurin.exchange import Exchange, Ledger, Processes, Update, close_at_exit
 from fedpurin.methods.overlap import collaborators, overlap_matrix
 from tests.exchange.naive import Clients
 
@@ -114,10 +114,10 @@ def main() -> None:
         assert not dist.is_initialized()
         return
     if scenario == "exit":  # two runs of one script, over the same process group
+        close_at_exit()
         for run in range(2):
             processes = Processes()
             assert processes.gather_objects(run) == [run] * size
-            processes.close_at_exit()
         return
     processes = Processes(timeout_seconds=6.0)
     action, victim = scenario.split("-")

@@ -12,7 +12,7 @@ from lightning.pytorch.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 
 from fedpurin.config import ConfigError
 from fedpurin.local.fit import LocalFit
-from fedpurin.local.hooks import BATCH_HOOKS, NOT_CALLED, overridden
+from fedpurin.local.hooks import BATCH_HOOKS, CALLED, NOT_CALLED, overridden
 from fedpurin.run.build import build
 from fedpurin.run.listeners import IGNORED
 from tests.methods.tiny import TEST, TRAIN, Plain, composed
@@ -66,11 +66,7 @@ def test_a_hook_that_is_not_called_is_refused(tmp_path: Path) -> None:
 
 def test_every_hook_that_lightning_documents_for_fitting_is_called_refused_or_named() -> None:
     documented = {name for kind in (ModelHooks, DataHooks, CheckpointHooks) for name in vars(kind) if name[0] != "_"}
-    called = {
-        "setup", "configure_model", "on_fit_start", "on_fit_end", "on_train_start", "on_train_end",
-        "on_train_epoch_start", "on_train_epoch_end", "on_validation_epoch_start", "on_validation_epoch_end",
-    }  # fmt: skip
-    known = called | {*BATCH_HOOKS, *NOT_CALLED, *IGNORED}
+    known = {"setup", "configure_model", *CALLED, *NOT_CALLED, *IGNORED}
     assert {name for name in documented - known if "predict" not in name} == set()
 
 
@@ -111,3 +107,79 @@ def test_a_hook_set_on_the_object_is_its_own() -> None:
     assert not overridden(module, "on_fit_start")
     module.on_fit_start = lambda: None  # type: ignore[method-assign]
     assert overridden(module, "on_fit_start")
+
+
+class Clips(Plain):
+    """As Lightning's manual has it: what the Trainer was given is handed on, and here nothing was."""
+
+    value: float | None = None
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=self.value, gradient_clip_algorithm=gradient_clip_algorithm)
+
+
+def lengths(folder: Path, module: Plain) -> list[float]:
+    """How far each client's parameters move in one fit."""
+    federation = build(composed("local"), folder, module=module, train=TRAIN, test=TEST)
+    moved = []
+    for client in federation.clients.values():
+        before = client.vector.clone()
+        federation.trainer.fit(client, LocalFit(epochs=1), 0)
+        moved.append(float((client.vector - before).norm()))
+    return moved
+
+
+def test_clipping_by_lightning_s_helper(tmp_path: Path) -> None:
+    clipped = Clips()
+    clipped.value = 1e-6
+    assert lengths(tmp_path / "none", Clips()) == pytest.approx(lengths(tmp_path / "plain", Plain()), rel=1e-4)
+    assert max(lengths(tmp_path / "tiny", clipped)) < 1e-5
+
+
+class FreezesLater(Plain):
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.net[0].requires_grad_(False)
+
+
+def test_what_one_client_freezes_on_its_way_trains_again_in_the_next(tmp_path: Path) -> None:
+    federation = build(composed("local"), tmp_path, module=FreezesLater(), train=TRAIN, test=TEST)
+    layer = federation.trainer.space.layout.segments[0].slice
+    for client in federation.clients.values():
+        before = client.vector.clone()
+        federation.trainer.fit(client, LocalFit(epochs=2), 0)
+        assert not torch.equal(client.vector[layer], before[layer])
+
+
+class Inner(Plain):
+    def measure(self, batch: Any) -> None:
+        self.log("accuracy", 0.25 + 0 * self.current_epoch)
+        assert self.current_epoch == self.global_step == 0 or self.logger is None
+
+
+class Outer(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+        self.seen: list[int] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.logger is not None or self.inner.loggers:
+            raise AssertionError("a client has no logger")
+        return super().training_step(batch, batch_idx) + 0 * self.inner(batch[0]).sum()
+
+    def on_train_epoch_start(self) -> None:
+        self.seen.append(self.inner.current_epoch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.inner.measure(batch)
+
+
+def test_modules_inside_log_and_count_as_their_outer_one(tmp_path: Path) -> None:
+    federation = build(composed("local"), tmp_path, module=Outer(), train=TRAIN, test=TEST)
+    federation.run()
+    assert federation.history[-1]["accuracy/personalized"] == 0.25
+    assert federation.trainer.module.seen[-2:] == [2, 3]
+    assert type(federation.trainer.copy_of(federation.clients[0]).inner).__name__ == "Inner"
