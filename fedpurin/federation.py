@@ -26,6 +26,7 @@ from fedpurin.exchange.network import Link, client_seconds, round_seconds
 from fedpurin.hooks import MaskProvider, RunCallback
 from fedpurin.local.client import Client, FitResult
 from fedpurin.local.executor import SerialExecutor
+from fedpurin.local.hooks import asks_for_trainer, one_line
 from fedpurin.local.store import DeviceStore
 from fedpurin.local.trainer import LocalTrainer
 from fedpurin.methods import Method, Round
@@ -257,6 +258,8 @@ class Federation:
         except Exception as error:
             who = ", ".join(str(client.id) for client in block)
             where = f"rank {self.processes.rank}, client {who}, round {number + 1}, {stage}"
+            if asks_for_trainer(error):
+                raise ConfigError(f"model: {where}: {one_line(error)}") from error
             raise RunError(f"{where}: {type(error).__name__}: {error}") from error
 
     def _call(self, hook: str, **arguments: Any) -> None:

@@ -237,7 +237,8 @@ class ParameterSpace:
         for segment in self.shared:
             gradient = parameters[segment.name].grad
             if gradient is not None:
-                vector[segment.slice].view(segment.shape).copy_(gradient)
+                dense = gradient.to_dense() if gradient.is_sparse else gradient  # of an embedding that asks for it
+                vector[segment.slice].view(segment.shape).copy_(dense)
         return vector
 
 

@@ -33,7 +33,7 @@ class FrozenParts:
             if parameter.requires_grad:
                 raise ConfigError(
                     f"model: {self.name} lets {name} require a gradient while it fits; what is frozen at the start is no "
-                    "part of a client: freeze it in a hook instead, or let a method keep it (roles, method=fedper)"
+                    "part of a client: let it require a gradient from the start, and freeze it in a hook"
                 )
             if _sum(parameter) != self._sums[name]:
                 raise ConfigError(

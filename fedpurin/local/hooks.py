@@ -33,6 +33,7 @@ NOT_CALLED = (
     "on_validation_start", "on_validation_end", "on_validation_batch_start", "on_validation_batch_end",
 )  # fmt: skip
 """Would change what is learned or measured, and is not done here: a module that overrides one is refused."""
+NO_TRAINER = ("is not attached to a `Trainer`", "not available when using Fabric")
 REMOVED = (
     "training_epoch_end", "validation_epoch_end", "training_step_end", "validation_step_end", "on_epoch_start",
     "on_epoch_end", "on_pretrain_routine_start", "on_pretrain_routine_end", "tbptt_split_batch",
@@ -48,6 +49,19 @@ def overridden(owner: Any, hook: str) -> bool:
         if hook in vars(base):
             return not f"{base.__module__}.".startswith(LIBRARIES)
     return False
+
+
+def asks_for_trainer(error: BaseException) -> bool:
+    """Whether it is Lightning's answer to a module that asks for its Trainer."""
+    return any(sign in str(error) for sign in NO_TRAINER)
+
+
+def one_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    text = text if len(text) < 300 else text[:297] + "…"
+    if asks_for_trainer(error):
+        text += " (a client has no Trainer; self.current_epoch, self.global_step and self.round count)"
+    return text
 
 
 def is_lightning(module: nn.Module) -> bool:

@@ -213,7 +213,7 @@ class LocalTrainer:
                     if output is None:  # Lightning's word for "not this batch"
                         if is_last:
                             self.gradient = self._last_gradient()  # of the last batch that had a loss
-                        call("on_train_batch_end", None, batch, index)
+                        call("on_train_batch_end", detached(None), batch, index)
                         continue
                     loss = loss_of(output)
                     call("on_before_zero_grad", optimizer)
@@ -238,7 +238,7 @@ class LocalTrainer:
                     step, counted = step + 1, counted + 1
                     self.counters.global_step += 1
                     optimization.step(module, "step", index, plateau=False, logged=logged)
-                    call("on_train_batch_end", output, batch, index)
+                    call("on_train_batch_end", detached(output), batch, index)
                     optimization.step(module, "step", index, plateau=True, logged=logged)
                 optimization.step(module, "epoch", epoch, plateau=False, logged=logged)
                 module.on_train_epoch_end()
@@ -331,6 +331,14 @@ def loss_of(output: Any) -> Tensor:
     if not isinstance(loss, Tensor):
         raise ConfigError(f"model: training_step returned {type(output).__name__}; return the loss or {{'loss': …}}")
     return loss
+
+
+def detached(output: Any) -> dict[str, Any]:
+    """What `on_train_batch_end` gets, as Lightning has it: a mapping with the loss, without the graph; empty for no loss."""
+    if output is None:
+        return {}
+    entries = dict(output) if isinstance(output, Mapping) else {"loss": output}
+    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, entries)  # type: ignore[no-any-return]
 
 
 def length_of(batch: Any) -> int:

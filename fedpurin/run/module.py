@@ -16,7 +16,7 @@ import hydra
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from fedpurin.config import ConfigError
 from fedpurin.data import Samples
@@ -27,12 +27,13 @@ from fedpurin.local.hooks import (
     STEPS,
     is_lightning,
     lightning_parts,
+    one_line,
     overridden,
     takes_batch_index,
     without_index,
 )  # fmt: skip
 from fedpurin.local.optimizer import configured
-from fedpurin.run.rehearsal import one_line, rehearse
+from fedpurin.run.rehearsal import rehearse
 from fedpurin.seeding import derive_seed
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "_FabricModule")
@@ -55,7 +56,7 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
         raise ConfigError(f"model: got a {name}; a LightningModule or a torch network is possible")
     if of_user:
         try:
-            model = copy.deepcopy(model)
+            model = copy.deepcopy(model, _without_shape(model))
         except Exception as error:
             raise ConfigError(
                 f"model: the run works on a copy of {name}, which cannot be copied: {one_line(error)}"
@@ -79,6 +80,15 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
     if not module.automatic_optimization:
         raise ConfigError(f"model: {name} optimises manually; clients need automatic optimisation")
     return module
+
+
+def _without_shape(model: nn.Module) -> dict[int, Any]:
+    """For deepcopy: lazy buffers, say of a lazy batch norm, which torch cannot copy though nothing is in them yet."""
+    return {
+        id(buffer): UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+        for buffer in model.buffers()
+        if isinstance(buffer, UninitializedBuffer)
+    }
 
 
 def complete(module: LightningModule, pool: Samples) -> None:
@@ -307,9 +317,16 @@ def _clip_gradients(
         raise ValueError(f"gradient_clip_algorithm={gradient_clip_algorithm!r}; 'norm' or 'value'")
 
 
+def _print(self: Any, *values: Any, **options: Any) -> None:
+    """On the first rank, and not in a trial."""
+    if self.fabric is not None:
+        self.fabric.print(*values, **options)
+
+
 WITHOUT_TRAINER: Mapping[str, Any] = {
     "logger": property(lambda self: None),
     "loggers": property(lambda self: []),
     "clip_gradients": _clip_gradients,
+    "print": _print,
 }
 """What Lightning asks its Trainer or Fabric for; a client has no logger of its own."""

@@ -15,12 +15,9 @@ from lightning import LightningModule
 
 from fedpurin.config import ConfigError
 from fedpurin.local.frozen import FrozenParts
-from fedpurin.local.hooks import CALLED, overridden
+from fedpurin.local.hooks import CALLED, one_line, overridden
 from fedpurin.local.optimizer import Optimization, configured
-from fedpurin.local.trainer import loss_of
-
-NO_TRAINER = ("is not attached to a `Trainer`", "not available when using Fabric")
-"""What Lightning says to a module that asks for its Trainer."""
+from fedpurin.local.trainer import detached, loss_of
 
 
 def rehearse(copy: LightningModule, batch: Any, test_batch: Any) -> None:
@@ -63,7 +60,7 @@ def _rehearse(copy: LightningModule, optimization: Optimization, batch: Any, tes
             _call(copy, "configure_gradient_clipping", optimizer, None, None)
             optimizer.step()
         _schedule(copy, optimization, "step")
-        _call(copy, "on_train_batch_end", output, batch, 0)
+        _call(copy, "on_train_batch_end", detached(output), batch, 0)
         _schedule(copy, optimization, "epoch")
         for hook in ("on_train_epoch_end", "on_train_end", "on_fit_end"):
             _call(copy, hook)
@@ -73,14 +70,6 @@ def _rehearse(copy: LightningModule, optimization: Optimization, batch: Any, tes
             _call(copy, "on_validation_epoch_start")
             copy.validation_step(test_batch, 0)
             _call(copy, "on_validation_epoch_end")
-
-
-def one_line(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-    text = text if len(text) < 300 else text[:297] + "…"
-    if any(sign in text for sign in NO_TRAINER):
-        text += " (a client has no Trainer; self.current_epoch, self.global_step and self.round count)"
-    return text
 
 
 def _call(module: LightningModule, hook: str, *arguments: Any) -> None:

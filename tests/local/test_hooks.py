@@ -183,3 +183,29 @@ def test_modules_inside_log_and_count_as_their_outer_one(tmp_path: Path) -> None
     assert federation.history[-1]["accuracy/personalized"] == 0.25
     assert federation.trainer.module.seen[-2:] == [2, 3]
     assert type(federation.trainer.copy_of(federation.clients[0]).inner).__name__ == "Inner"
+
+
+class KeepsWhatItReturned(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.kept.append(outputs)
+
+
+class ReturnsMore(KeepsWhatItReturned):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx == 1 else {"loss": super().training_step(batch, batch_idx), "logits": self(batch[0])}
+
+
+def test_outputs_come_without_their_graph_and_as_a_mapping(tmp_path: Path) -> None:
+    for module, keys in (
+        (KeepsWhatItReturned(), [["loss"]] * 3),
+        (ReturnsMore(), [["loss", "logits"], [], ["loss", "logits"]]),
+    ):
+        federation = build(composed("local"), tmp_path / type(module).__name__, module=module, train=TRAIN, test=TEST)
+        federation.trainer.fit(federation.clients[0], LocalFit(epochs=1), 0)
+        kept = federation.trainer.module.kept
+        assert [list(outputs) for outputs in kept] == keys
+        assert not any(value.requires_grad for outputs in kept for value in outputs.values())

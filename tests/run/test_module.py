@@ -125,6 +125,40 @@ def test_layers_that_are_made_late(tmp_path: Path) -> None:
     assert torch.equal(federations[0].trainer.vector, federations[1].trainer.vector), "drawn from the run's seed"
 
 
+def test_lazy_layers_of_the_users_own_object(tmp_path: Path) -> None:
+    class Lazy(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 3))
+
+    module = Lazy()
+    built_module = built(tmp_path, module).trainer.module
+    assert built_module.net[1].running_mean.shape == (4,)
+    assert type(module.net[1]).__name__ == "LazyBatchNorm1d"
+
+
+class Embeds(Tiny):
+    """An embedding with sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(4, 3, sparse=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.rows((x[:, 0] > 0).long())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_sparse_gradients(tmp_path: Path) -> None:
+    federation = built(tmp_path, Embeds())
+    federation.run()
+    rows = [dict(federation.trainer.space.views(c.vector))["rows.weight"] for c in federation.clients.values()]
+    assert all(not torch.equal(own[:2], Embeds().rows.weight[:2]) for own in rows)
+    assert all(torch.equal(own[2:], Embeds().rows.weight[2:]) for own in rows), "nobody looks them up"
+
+
 def test_the_trial_leaves_nothing_behind(tmp_path: Path) -> None:
     class Counts(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
