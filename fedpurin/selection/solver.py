@@ -63,7 +63,7 @@ def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limi
         is_core: small, and a good solution is known already: leave out what looks for one, and what pays late.
 
     Raises:
-        InvalidStatusError: the solver calls the program infeasible or unbounded.
+        InvalidStatusError: the solver calls the program infeasible or unbounded, or refuses its numbers.
         SolverError: the solver fails.
     """
     start = time.perf_counter()
@@ -78,6 +78,10 @@ def solve_statement(problem: Any, solver: str, *, absolute_gap: float, time_limi
                 problem.unpack_results(raw, chain, inverse)
     except (cp.SolverError, ValueError, KeyError, ImportError, MemoryError) as error:
         raise SolverError(f"{solver} failed: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise InvalidStatusError(str(error)) from error  # SCIP refuses a number that is infinite to it
     total = time.perf_counter() - start
     solver_seconds = min(outcome.solver_seconds, total)
     return Outcome(

@@ -220,7 +220,10 @@ def solve_unreduced(
     listed = [(tensor, cost) for tensor, row in enumerate(costs) for cost in row]
     tensor_of_choice = np.array([tensor for tensor, _ in listed])
     scores = scan.layout.extract(scan.scores).cpu().numpy().astype(np.float64)
-    scale = _OBJECTIVE_SCALE / objective if objective > 0 else 1.0
+    scale = _OBJECTIVE_SCALE / objective if objective > 0 else math.inf
+    if (largest := float(scores.max(initial=0.0))) > 0:  # what fits may be worth far less than what does not
+        scale = min(scale, _LARGEST_NUMBER / largest)
+    scale = scale if math.isfinite(scale) else 1.0
     is_none = np.array([cost.encoding == Encoding.NONE for _, cost in listed])
     values = {
         "score": scores * scale,

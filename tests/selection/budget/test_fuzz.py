@@ -112,3 +112,15 @@ def test_a_solver_that_says_nonsense_leaves_the_known_start(monkeypatch: pytest.
 @pytest.mark.timeout(3_600)
 def test_two_thousand_budgets_that_bind() -> None:
     run_fuzz(1, 2_000)
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("spare", [0, 6])
+def test_scores_beyond_a_solver_s_infinity(reduce: bool, spare: int) -> None:
+    """SCIP takes 1e20 for infinite; a client that is about to diverge has larger scores."""
+    layout = Layout.from_sizes([2, 7, 200])
+    scores = layout.embed(torch.linspace(1e30, 3e38, layout.size))
+    program = ProgramConfig(name="budget", budget=40 + 12 + spare, gap_tolerance=0.0, reduce=reduce)
+    selection = Selector(layout, program, value_bytes=2, overhead_bytes=40).solve(scores)
+    assert int(selection.mask.sum()) == spare // 3  # of two bytes and a coordinate
+    assert selection.certificate.status == "optimal"
