@@ -90,7 +90,7 @@ def train(arguments: Sequence[str]) -> None:
     from fedpurin.run.folder import as_first, is_default, is_interpolated, note, quoted, settle, withdraw
     from fedpurin.run.record import make_folder
     from fedpurin.run.resume import check_folder, check_sweep_folder
-    from fedpurin.run.world import external_world
+    from fedpurin.run.world import check_sweep_devices, external_world
 
     is_sweep = bool({"-m", "--multirun"} & set(arguments))
     overrides = run_overrides([argument for argument in arguments if argument not in ("-m", "--multirun")])
@@ -100,6 +100,7 @@ def train(arguments: Sequence[str]) -> None:
     if is_sweep:
         if not any(override.startswith("launcher=") for override in overrides):  # which starts processes elsewhere
             external_world("auto")
+            check_sweep_devices(planned_jobs(overrides))
         jobs = planned_jobs(overrides)
         whole = [[*job, *search_path(overrides)] for job in jobs]
         check_jobs(whole)  # before Hydra starts the first of them

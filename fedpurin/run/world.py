@@ -8,7 +8,7 @@ those whose ranks would each do the whole run. Does not own: requeueing (interru
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from fedpurin.config import ConfigError
 
@@ -55,6 +55,21 @@ def external_world(
             f"`srun --nodes={num_nodes} fedpurin ...`"
         )
     return world
+
+
+def check_sweep_devices(jobs: Sequence[Sequence[str]]) -> None:
+    """Refuse a sweep in this process whose runs have different numbers of ranks: each rank runs the whole sweep.
+
+    Raises:
+        ConfigError: they have.
+    """
+    option = "trainer.devices="
+    asked = {item.removeprefix(option) for job in jobs for item in job if item.startswith(option)}
+    if len(asked) > 1:
+        raise ConfigError(
+            f"{option}{','.join(sorted(asked))} in one sweep is not possible, because its ranks run the whole sweep: start "
+            "one for each number (the result is the same on any)"
+        )
 
 
 def _check_starter(world: tuple[int, int] | None, env: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedpurin.config import ConfigError
-from fedpurin.run.world import external_world, slurm_world
+from fedpurin.run.world import check_sweep_devices, external_world, slurm_world
 
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "pfl", "SLURM_NNODES": "1", "SLURM_NTASKS": "2"}
 
@@ -101,3 +101,9 @@ def test_ranks_that_would_not_know_of_each_other_are_refused(
 )
 def test_ranks_that_meet_are_left_alone(variables: dict[str, str], world: tuple[int, int] | None) -> None:
     assert external_world("auto" if world else 2, environment=dict(variables)) == world
+
+
+def test_the_runs_of_a_sweep_have_one_number_of_ranks() -> None:
+    check_sweep_devices([["seed=1", "trainer.devices=2"], ["seed=2", "trainer.devices=2"]])
+    with pytest.raises(ConfigError, match=r"trainer\.devices=1,2 in one sweep is not possible"):
+        check_sweep_devices([["trainer.devices=1"], ["trainer.devices=2"]])
