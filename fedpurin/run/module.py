@@ -85,7 +85,7 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
 def _without_shape(model: nn.Module) -> dict[int, Any]:
     """For deepcopy: lazy buffers, say of a lazy batch norm, which torch cannot copy though nothing is in them yet."""
     return {
-        id(buffer): UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+        id(buffer): UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)  # type: ignore[call-arg]
         for buffer in model.buffers()
         if isinstance(buffer, UninitializedBuffer)
     }
