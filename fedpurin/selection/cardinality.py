@@ -26,6 +26,7 @@ from fedpurin.selection.reduction.scan import Scan
 from fedpurin.selection.solver import InvalidStatusError, Outcome, SolverError, solve_statement
 from fedpurin.space import Layout
 
+_VARIABLES_AT_A_TIME = 16  # what is left over stays empty, so that a statement seldom changes its shape
 _LARGEST_SCORE = 1e6  # as the solver sees it; its absolute tolerances are 1e-9 and 1e-7
 
 
@@ -110,20 +111,23 @@ class CardinalityProgram:
     ) -> tuple[NDArray[np.bool_], Outcome]:
         """Solve several clients' cores by one call, where a tensor has one item at most; arrays are [clients, tensors].
 
-        Says of each client whether the solver took as much as its tensors' ceilings and sizes allow.
+        Tensors are not coupled here, and those of one size and ceiling have the same program but for a factor of its
+        objective: one variable stands for all of them, with the sum of their scores. Says of each client whether the
+        solver took as much as its tensors' ceilings and sizes allow.
         """
         highest = score.max(axis=1, initial=0.0)
         scale = np.divide(_LARGEST_SCORE, highest, out=np.ones_like(highest), where=highest > 0)
-        values = {
-            "score": (score * scale[:, None]).ravel(),
-            "size": size.ravel().astype(float),
-            "ceiling": ceiling.ravel().astype(float),
-        }
-        statement = self._state((1,) * score.size, values)
+        alike, place = np.unique(np.stack((size.ravel(), ceiling.ravel())), axis=1, return_inverse=True)
+        number = -(-alike.shape[1] // _VARIABLES_AT_A_TIME) * _VARIABLES_AT_A_TIME
+        sizes, ceilings = np.zeros((2, number))
+        sizes[: alike.shape[1]], ceilings[: alike.shape[1]] = alike
+        scores = np.bincount(place.ravel(), (score * scale[:, None]).ravel(), minlength=number)
+        values = {"score": scores, "size": sizes, "ceiling": ceilings}
+        statement = self._state((1,) * number, values)
         outcome = self._call(statement, deadline)
         if not outcome.has_solution:
             return np.zeros(len(score), dtype=bool), outcome
-        taken = np.rint(statement.variables["x"].value).reshape(score.shape)
+        taken = np.rint(statement.variables["x"].value)[place.reshape(score.shape)]
         is_best: NDArray[np.bool_] = (taken == np.minimum(ceiling, size)).all(axis=1)
         return is_best, outcome
 

@@ -39,7 +39,8 @@ class Certificate:
     num_null: int
     """Parameters whose score is null; none of them is selected."""
     core_size: int
-    """Integer and binary variables that reached the solver; without reduction, one a parameter."""
+    """Integer and binary variables that reached the solver, some of them shared with other clients that were solved together;
+    without reduction, one a parameter."""
     reduction_seconds: float
     building_seconds: float
     solver_seconds: float
