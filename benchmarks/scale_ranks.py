@@ -58,6 +58,7 @@ def main() -> None:
         )
     title = f"A round of {arguments.method} ({arguments.case}) over that of one process"
     chosen = f"--case {arguments.case} --method {arguments.method} --rounds {arguments.rounds}"
+    chosen += f" --repeats {arguments.repeats}"
     name = f"scale_ranks_{arguments.case}_{arguments.method}"
     write(name, title, f"python -m benchmarks.scale_ranks {chosen}", rows, lines=["measured", "model"], y="ratio")
 
