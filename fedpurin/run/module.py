@@ -53,7 +53,7 @@ def client_module(model: Any, *, of_user: bool) -> LightningModule:
     if name in WRAPPERS:
         raise ConfigError(f"model: a {name} wraps the network; give the network itself")
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: got a {name}; a LightningModule or a torch network is possible")
+        raise ConfigError(f"model: got {name}; a LightningModule or a torch network is possible")
     if of_user:
         try:
             model = copy.deepcopy(model, _without_shape(model))

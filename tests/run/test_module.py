@@ -207,7 +207,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (Closure(), "LBFGS of Closure evaluates the loss several times a step"),
         (Tiny().double(), "net.0.weight of Tiny is torch.float64; clients keep float32 parameters"),
         (nn.DataParallel(Tiny()), "a DataParallel wraps the network"),
-        ("resnet18", "got a str"),
+        ("resnet18", "got str;"),
         (NoSteps(), "ImageClassifier has no trainable parameter"),
         (pytorch_lightning.LightningModule(), "LightningModule has no training_step"),
     ]
