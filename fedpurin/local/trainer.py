@@ -216,6 +216,8 @@ class LocalTrainer:
                         call("on_train_batch_end", detached(None), batch, index)
                         continue
                     loss = loss_of(output)
+                    if not loss.requires_grad:
+                        raise ConfigError(self._without_gradient(fit))
                     call("on_before_zero_grad", optimizer)
                     optimizer.zero_grad()
                     call("on_before_backward", loss)
@@ -261,6 +263,16 @@ class LocalTrainer:
                 output = self.module.training_step(batch, index)
             losses += [] if output is None else [loss_of(output).detach()]
         return float(torch.stack(losses).mean()) if losses else 0.0
+
+    def _without_gradient(self, fit: LocalFit) -> str:
+        """Why there is nothing to learn: a guessed head, say, that the loss does not use."""
+        trained = [s.name for s in self.space.layout if fit.trains is None or fit.trains(s)]
+        some = ", ".join(trained[:4]) + (", …" if len(trained) > 4 else "")
+        head = f"; roles.head names another head than {self.space.head!r}" if fit.trains is not None else ""
+        return (
+            f"model: the loss of {type(self.module).__name__} depends on none of the parameters that "
+            f"{'the method trains in this fit' if fit.trains is not None else 'are trained'} ({some}){head}"
+        )
 
     @contextmanager
     def _logging(self, wanted: bool, loss: Callable[[], Tensor]) -> Iterator[Callable[[], dict[str, float]]]:

@@ -101,3 +101,12 @@ def test_what_is_tried_before_the_first_round_leaves_no_trace(tmp_path: Path, ex
     assert_same(serial, other)
     for client in other.clients.values():
         assert int(client.buffers["seen"]) == client.steps > 0
+
+
+def test_a_guessed_head_that_the_loss_does_not_use_is_named(tmp_path: Path) -> None:
+    message = (
+        r"depends on none of the parameters that the method trains in this fit \(spare.weight, spare.bias\); "
+        "roles.head names another head than 'spare'"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "serial", "fedrep", "serial", Spare(DECAYING[0]), rounds=1)
