@@ -91,7 +91,7 @@ class MaskStatistics(RunCallback):
         )
         if everyone := {client_id: mask for _, part in gathered for client_id, mask in part.items()}:
             line |= self._overlaps(federation, everyone)
-        with (federation.run_dir / FILE).open("a") as file:
+        with (federation.run_dir / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _shown(self, federation: Federation) -> Sequence[int]:

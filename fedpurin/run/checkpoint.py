@@ -93,7 +93,7 @@ class Checkpoint:
 
     def read_state(self) -> dict[str, Any]:
         """What `state.json` holds."""
-        return cast(dict[str, Any], json.loads((self.path / STATE).read_text()))
+        return cast(dict[str, Any], json.loads((self.path / STATE).read_text(encoding="utf-8")))
 
     def read_tensors(self, wanted: Callable[[str], bool], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The tensors whose keys are wanted, in new memory. Every rank reads by itself.
@@ -270,7 +270,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _write_synced(path: Path, value: Mapping[str, Any]) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())

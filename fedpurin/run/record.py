@@ -92,9 +92,9 @@ class RunFolder:
         self.check()
         with self.place.explained():
             columns = self._columns(clients, rows)
-            with clients.open("a", newline="") as file:
+            with clients.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns, restval="").writerows(rows)
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         self._grown = [name for name in OWN if (self.path / name).exists()]
 
@@ -117,7 +117,7 @@ class RunFolder:
             columns = [n for n in CLIENT_COLUMNS if not (is_measured and n.startswith(f"{ACCURACY}/"))] + [*added]
             earlier: list[dict[str, str]] = []
         else:
-            with clients.open(newline="") as file:
+            with clients.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 columns = list(reader.fieldnames or CLIENT_COLUMNS)
                 if set(added) <= set(columns):
@@ -125,7 +125,7 @@ class RunFolder:
                 earlier = list(reader)
             columns += [name for name in added if name not in columns]
         whole = clients.with_suffix(".tmp")
-        with whole.open("w", newline="") as file:
+        with whole.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(earlier)

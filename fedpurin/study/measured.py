@@ -37,9 +37,9 @@ def measure(study: Measured, store: Store, root: Path, *, quick: bool) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *command_of(study, folder.absolute(), quick=quick)]
     log = folder / "output.log"
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, cwd=root, stdout=file, stderr=subprocess.STDOUT).returncode
-    said = log.read_text().strip().splitlines()
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     error = ""
     if code != 0:
         error = f"{' '.join(study.measure)} ended with code {code}: {said[-1] if said else 'without a word'}"
@@ -52,7 +52,7 @@ def measure(study: Measured, store: Store, root: Path, *, quick: bool) -> str:
 
 def section(study: Measured, store: Store, image: str | None) -> str:
     """The study's part of the page, without marks."""
-    text = (folder_of(study, store) / study.table).read_text()
+    text = (folder_of(study, store) / study.table).read_text(encoding="utf-8")
     body = "\n".join(line for line in text.splitlines() if not line.startswith("# ")).strip()
     parts = [
         f"## {study.title}",

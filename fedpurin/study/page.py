@@ -135,9 +135,9 @@ def rewrite(page: str, name: str, part: str) -> str:
 
 
 def write_part(page: Path, name: str, part: str) -> None:
-    text = page.read_text() if page.exists() else "# Results\n"
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(rewrite(text, name, part))
+    page.write_text(rewrite(text, name, part), encoding="utf-8")
 
 
 def _what_was_run(study: Study, results: Results) -> str:

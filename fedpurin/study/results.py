@@ -140,7 +140,7 @@ def read_results(folder: Path, name: str) -> Results | None:
 
 
 def _write(path: Path, row_type: Any, rows: Sequence[Any]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(row_type)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -149,7 +149,7 @@ def _write(path: Path, row_type: Any, rows: Sequence[Any]) -> None:
 def _read(path: Path, row_type: Any) -> list[Any]:
     kinds = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(row_type)}
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             return [
                 row_type(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)
             ]

@@ -96,7 +96,9 @@ def code_version(root: Path) -> str:
             if path.suffix not in (".py", ".yaml") or set(parts[1:-1]) & {*WITHOUT_EFFECT, "__pycache__"}:
                 continue
             digest.update("/".join(parts).encode())
-            digest.update(_tree(path.read_text()).encode() if path.suffix == ".py" else path.read_bytes())
+            digest.update(
+                _tree(path.read_text(encoding="utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
+            )
     return digest.hexdigest()[:LENGTH]
 
 

@@ -17,7 +17,9 @@ deal = ["data=image_folder", "data.root=images", "model=mlp", "partition=iid", "
         "partition.train_per_client=null", "partition.test_per_client=null"]
 codes = [main(["partition", *deal]),
          main([*deal, "trainer.rounds=2", "trainer.local_epochs=1", "hydra.run.dir=run"]),
-         main(["list", "."]), main(["export", "run", "--client", "0"]), main(["--help"])]
+         main(["list", "."]), main(["export", "run", "--client", "0"]), main(["--help"]),
+         main(["report", "run"]), main(["reproduce", "--status"]) // 2, main(["sweep", "expand", "sweep.yaml"]),
+         main(["resume", "run", "trainer.rounds=3"])]
 sys.exit(str(codes) if any(codes) else 0)
 """
 
@@ -36,6 +38,8 @@ def test_every_command_ends_well_where_a_sign_cannot_be_shown(tmp_path: Path, lo
             path = tmp_path / "images" / split / ("猫", "Öl – µ")[number % 2] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (8, 8), number * 9).save(path)
+    sweep = "program: fedpurin\nmethod: grid\nparameters:\n  name:\n    values: ['Öl', 'µ b']\n"
+    (tmp_path / "sweep.yaml").write_text(sweep, encoding="utf-8")
     environment = {**os.environ, **locale}
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS], cwd=tmp_path, env=environment, capture_output=True, check=False
