@@ -89,7 +89,8 @@ def how_to_use(use: Mapping[str, Any], path: Path) -> list[str]:
             f"               ({argument}={size} was found by the weights' shapes: {name} recorded no arguments)"
         )
     if use["added_keys"]:
-        lines.append(f"               (the method added {', '.join(use['added_keys'])}, which {name} does not have)")
+        lines.append(f"               (the method added {', '.join(use['added_keys'])}, which {name} does not have:")
+        lines.append("               loaded without them, it measures otherwise than in the run)")
     if coding := use.get("coding"):
         more = f"; {len(coding) - MAX_COLUMNS} more (coding)" if len(coding) > MAX_COLUMNS else ""
         lines.append(f"inputs:        {'; '.join(map(_coded, coding[:MAX_COLUMNS]))}{more}")
