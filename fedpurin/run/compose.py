@@ -122,7 +122,16 @@ def to_config(mapping: dict[str, Any], hydra: Any) -> Config:
     options = {key: mapping[key] for key in mapping if key not in helpers}
     options["choices"] = _choices(hydra)
     options["network"] = options.get("network") or None  # network=none is an empty file
+    if hydra.job.chdir:
+        _stay_where_they_are(options, Path(str(hydra.runtime.cwd)))
     return Config.from_mapping(options)
+
+
+def _stay_where_they_are(options: dict[str, Any], start: Path) -> None:
+    """`hydra.job.chdir=true` trains in the run folder; what was named by a path seen from the start is still meant."""
+    for group, option in (("data", "root"), ("partition", "file"), ("clients", "folder")):
+        if given := (options.get(group) or {}).get(option):
+            options[group] = options[group] | {option: str(start / Path(given).expanduser())}
 
 
 def _choices(hydra: Any) -> dict[str, str]:

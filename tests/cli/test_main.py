@@ -13,7 +13,7 @@ import pytest
 
 from fedpurin.__main__ import main
 from fedpurin.cli.help import help_text
-from fedpurin.run.compose import config_groups
+from fedpurin.run.compose import compose_config, config_groups
 
 QUICK = ["partition.num_clients=3", "trainer.rounds=2", "trainer.local_epochs=1", "partition.train_per_client=40"]
 
@@ -203,3 +203,13 @@ def test_a_run_from_which_every_client_diverges_ends_with_a_line_and_code_one(
     assert len(lines) == 1
     assert "from round 1 to the last, round 2" in lines[0]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+
+
+@pytest.mark.parametrize(("changes", "meant"), [("true", "{start}/images"), ("false", "images")])
+def test_a_relative_path_is_seen_from_the_start_where_hydra_changes_the_folder(
+    changes: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["data=image_folder", "data.root=images", "clients.store=disk", "clients.folder=images"]
+    config, _ = compose_config([*options, f"hydra.job.chdir={changes}"])
+    assert (config.data.root, config.clients.folder) == (meant.format(start=tmp_path),) * 2
