@@ -102,11 +102,7 @@ def _compose(overrides: Sequence[str], mode: Literal["run", "sweep"]) -> tuple[d
             run = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             run._set_parent(composed)  # for interpolations into Hydra's part
             mapping: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        ValueError,
-    ) as error:  # the last: `method=3`, a group that is a number
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: `method=3`, a group's number
         raise ConfigError(explain(error, overrides)) from error
     finally:
         HydraConfig.instance().cfg = None

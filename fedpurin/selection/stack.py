@@ -29,6 +29,10 @@ from fedpurin.selection.reduction.kernels import NUM_BINS, end_of_ties, write_ma
 from fedpurin.selection.reduction.scan import SORTED_SIZE
 from fedpurin.space import Layout
 
+_Integers = NDArray[np.int64]
+_Columns = tuple[_Integers, NDArray[np.float32], _Integers, _Integers, _Integers, NDArray[np.float64]]
+"""Of one tensor: count, last, above, equal, null and value of `_Ranked`, by client."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
@@ -52,14 +56,21 @@ class _Ranked:
         integers = [np.zeros(shape, dtype=np.int64) for _ in range(4)]
         count, above, equal, null = integers
         last, value = np.zeros(shape, dtype=np.float32), np.zeros(shape)
-        tables = (count, last, above, equal, null, value)
         for index, segment in enumerate(layout):
-            rows, columns = scores[:, segment.slice], [table[:, index] for table in tables]
+            rows = scores[:, segment.slice]
+            columns = (
+                count[:, index],
+                last[:, index],
+                above[:, index],
+                equal[:, index],
+                null[:, index],
+                value[:, index],
+            )
             if segment.size > SORTED_SIZE:
-                _rank_in_bins(rows, rows.view(np.uint32), int(most[index]), below, *columns)
+                _rank_in_bins(rows, rows.view(np.uint32), int(most[index]), below, columns)
             else:
-                _rank_sorted(np.sort(rows, axis=1), int(most[index]), below, *columns)
-        return cls(*tables)
+                _rank_sorted(np.sort(rows, axis=1), int(most[index]), below, columns)
+        return cls(count, last, above, equal, null, value)
 
     def masks(self, layout: Layout, scores: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Each client's mask, a byte a parameter, and packed."""
@@ -136,14 +147,10 @@ def _rank_sorted(
     rows: NDArray[np.float32],
     most: int,
     below: float,
-    count: NDArray[np.int64],
-    last: NDArray[np.float32],
-    above: NDArray[np.int64],
-    equal: NDArray[np.int64],
-    null: NDArray[np.int64],
-    value: NDArray[np.float64],
+    columns: _Columns,
 ) -> None:
     """Columns of `_Ranked` for one tensor, from each client's scores in ascending order."""
+    count, last, above, equal, null, value = columns
     size = rows.shape[1]
     for row in range(rows.shape[0]):
         null[row] = np.searchsorted(rows[row], np.float32(0), side="right")
@@ -162,14 +169,10 @@ def _rank_in_bins(
     bits: NDArray[np.uint32],
     most: int,
     below: float,
-    count: NDArray[np.int64],
-    last: NDArray[np.float32],
-    above: NDArray[np.int64],
-    equal: NDArray[np.int64],
-    null: NDArray[np.int64],
-    value: NDArray[np.float64],
+    columns: _Columns,
 ) -> None:
     """`_rank_sorted` for a large tensor, whose scores come in any order: those of one bin alone are sorted."""
+    count, last, above, equal, null, value = columns
     size = rows.shape[1]
     bins = np.zeros((NUM_BINS // 2, 2))  # of positive numbers: how many scores, and their sum, which is exact
     for row in range(rows.shape[0]):
